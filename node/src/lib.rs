@@ -1,0 +1,7 @@
+//! The Whisp node: HTTP API, invocation, containers, cluster membership, administration.
+//!
+//! Start reading at `ARCHITECTURE.md`.
+
+pub mod clock;
+pub mod containers;
+pub mod entities;
