@@ -155,7 +155,16 @@ pub enum ShardOp {
     Assign { id: ActivationId, session: SessionId, attempt: u32 },
     /// Retention: drops the records of all UTC days before `day` (days since the epoch).
     DropBefore { day: u32 },
+    /// Lines of a log that is too long for one entry, sent before [`ShardOp::Finish`]. Parts count from 0; a part that
+    /// is there is replaced. They lie in the day range of the id, so retention removes what no record names.
+    LogPart { session: SessionId, namespace: EntityName, id: ActivationId, part: u32, lines: Vec<String> },
 }
+
+/// Logs above this many bytes go into the shard as parts, so that no entry exceeds [`MAX_ENTRY`].
+pub const INLINE_LOGS: usize = 256 << 10;
+
+/// No entry of a log is larger, in bytes as encoded.
+pub const MAX_ENTRY: usize = 2 << 20;
 
 /// Makes an activation durable before it is answered with 202.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -178,6 +187,8 @@ pub struct Accept {
 pub struct Finish {
     pub session: SessionId,
     pub record: Activation,
+    /// How many [`ShardOp::LogPart`]s hold the lines before those in `record.logs`. Readers see them joined.
+    pub log_parts: u32,
     /// False: the store level or the namespace excludes the record; only the unfinished work is removed.
     pub store: bool,
 }
@@ -203,6 +214,7 @@ pub enum ShardReply {
     /// The session of the command is fenced: nothing was done.
     SessionFenced,
     DroppedBefore,
+    LogPartStored,
 }
 
 /// What an accepted activation runs. Queued work names the key by its uuid, never by the key.
