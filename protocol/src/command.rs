@@ -23,7 +23,11 @@ pub struct Command {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum CommandBody {
-    Meta { origin: Option<Origin>, command: MetaCommand },
+    /// `origin`: `None` for `OpenSession` and for what is idempotent by itself; then nothing is deduplicated.
+    Meta {
+        origin: Option<Origin>,
+        command: MetaCommand,
+    },
     Shard(Vec<ShardOp>),
 }
 
@@ -110,6 +114,7 @@ pub enum Condition {
 pub enum MetaOp {
     Put {
         key: MetaKey,
+        #[serde(with = "crate::codec::bytes")]
         value: Vec<u8>,
         /// For entities: their place in the list of their collection.
         list: Option<ListEntry>,
@@ -130,13 +135,28 @@ pub struct ListEntry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MetaReply {
     /// Done; `revision` is that of every value put.
-    Written { revision: Revision },
+    Written {
+        revision: Revision,
+    },
     /// The condition with this index (from 0) did not hold; nothing was done.
-    ConditionFailed { index: u32 },
-    SessionOpened { session: SessionId, closed: Option<SessionId> },
+    ConditionFailed {
+        index: u32,
+    },
+    SessionOpened {
+        session: SessionId,
+        closed: Option<SessionId>,
+    },
     /// False: it was not open.
     SessionExpired(bool),
+    /// The session of the proposal's [`Origin`] is not open (any more): nothing was done.
+    SessionClosed,
+    /// The proposal's sequence is [`REPLY_WINDOW`] or more below the highest of its session, so whether it was done
+    /// before is not known any more: nothing was done now.
+    SequenceForgotten,
 }
+
+/// The replies of a session that are kept for repeated proposals: a proposer has fewer sequences than this unanswered.
+pub const REPLY_WINDOW: u64 = 4096;
 
 // ---- shards --------------------------------------------------------------------------------------------------------
 
@@ -145,19 +165,38 @@ pub enum ShardOp {
     Accept(Box<Accept>),
     /// Compare-and-set: may the holder of a container run attempt `attempt` of `id`? Asking again gives the same
     /// answer.
-    Start { id: ActivationId, session: SessionId, attempt: u32 },
+    Start {
+        id: ActivationId,
+        session: SessionId,
+        attempt: u32,
+    },
     /// The first record of an activation wins.
     Finish(Box<Finish>),
     /// No command of this session or an older one of its node counts any more. What it owned and had not started has
     /// no owner now; what it had started is finished as lost.
-    Fence { session: SessionId, node_name: String },
+    Fence {
+        session: SessionId,
+        node_name: String,
+    },
     /// Gives unowned work a new owner, if it still is at `attempt`.
-    Assign { id: ActivationId, session: SessionId, attempt: u32 },
+    Assign {
+        id: ActivationId,
+        session: SessionId,
+        attempt: u32,
+    },
     /// Retention: drops the records of all UTC days before `day` (days since the epoch).
-    DropBefore { day: u32 },
+    DropBefore {
+        day: u32,
+    },
     /// Lines of a log that is too long for one entry, sent before [`ShardOp::Finish`]. Parts count from 0; a part that
     /// is there is replaced. They lie in the day range of the id, so retention removes what no record names.
-    LogPart { session: SessionId, namespace: EntityName, id: ActivationId, part: u32, lines: Vec<String> },
+    LogPart {
+        session: SessionId,
+        namespace: EntityName,
+        id: ActivationId,
+        part: u32,
+        lines: Vec<String>,
+    },
 }
 
 /// Logs above this many bytes go into the shard as parts, so that no entry exceeds [`MAX_ENTRY`].
@@ -172,6 +211,7 @@ pub struct Accept {
     /// The session that places the work; the attempt starts at 0.
     pub owner: SessionId,
     /// What to run: the bytes of an [`AcceptedWork`], opaque to `apply`.
+    #[serde(with = "crate::codec::bytes")]
     pub work: Vec<u8>,
     /// The record if the node is lost while it runs: `apply` fills in the response, `end` and `duration`.
     /// Its `activation_id` and `namespace` are those of the activation.
@@ -198,7 +238,9 @@ pub enum ShardReply {
     Accepted,
     /// The id is there already: accepted before, or finished.
     Duplicate,
-    BacklogFull { count: u32 },
+    BacklogFull {
+        count: u32,
+    },
     /// The id's time is more than an hour from the command's.
     IdOutOfRange,
     Granted,
@@ -208,7 +250,10 @@ pub enum ShardReply {
     /// There was a record already.
     Dropped,
     /// Counts of what was taken back and of what was finished as lost.
-    Fenced { taken_back: u64, lost: u64 },
+    Fenced {
+        taken_back: u64,
+        lost: u64,
+    },
     Assigned,
     NotAssigned,
     /// The session of the command is fenced: nothing was done.
