@@ -11,6 +11,7 @@ pub mod entity;
 pub mod identity;
 pub mod ids;
 pub mod json;
+pub mod messages;
 pub mod names;
 pub mod size;
 
