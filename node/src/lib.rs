@@ -2,6 +2,8 @@
 //!
 //! Start reading at `ARCHITECTURE.md`.
 
+pub mod activations;
 pub mod clock;
 pub mod containers;
 pub mod entities;
+pub mod runtime;
