@@ -400,3 +400,6 @@ async fn discard(from: &AsyncFd<BorrowedFd<'_>>, unread: &mut u64) -> io::Result
 fn broken(reason: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason)
 }
+
+#[cfg(test)]
+mod tests;

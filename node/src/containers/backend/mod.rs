@@ -1,5 +1,7 @@
 //! What a container is, whatever runs it. One test suite (`suite.rs`) holds every implementation to this.
 
+pub mod simulated;
+
 use std::{os::unix::net::UnixStream, time::Duration};
 
 use async_trait::async_trait;
