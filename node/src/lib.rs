@@ -6,4 +6,5 @@ pub mod activations;
 pub mod clock;
 pub mod containers;
 pub mod entities;
+pub mod invoke;
 pub mod runtime;

@@ -1,0 +1,504 @@
+//! Who gets which container, what is started, evicted, paused and removed: all decisions of a node's pools. Plain
+//! state: no clock, no I/O, no actor; what is to be done comes back as [`Effect`]s.
+//!
+//! The rules, in the order in which a waiter meets them:
+//! 1. An idle container of its action, the hottest first; then a paused one; then one being paused.
+//! 2. A stem cell of exactly its kind and memory.
+//! 3. A start, if the memory is there or can be made by evicting idle containers of any action, the least recently
+//!    used first, but only if that is enough.
+//! 4. The run buffer: first come first served over all actions. While anyone waits there nothing overtakes, not even
+//!    on the warm path, so that a large need is not starved by small ones.
+//!
+//! Whoever was promised a container that is on its way is *admitted*; a container that becomes free goes to the first
+//! admitted waiter of its action, and a start that thereby is in excess is called off if it has not begun.
+//!
+//! Source: apache/openwhisk `ContainerPool.scala`, `ContainerPoolTests`.
+
+mod action;
+mod admission;
+#[cfg(test)]
+mod random_tests;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+pub use action::{ActionId, Idle};
+use action::{Actions, Waiter};
+use protocol::ByteSize;
+
+use super::{
+    Need, PoolKey, StartKind,
+    memory::{Memory, RunBuffer, Ticket},
+    prewarm::{CellId, Cells, StemCell},
+    report::{ActionReport, PoolReport, PrewarmReport},
+};
+
+/// A container of this node in this process; also the counter in its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ContainerId(pub u64);
+
+/// One call of `acquire`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WaiterId(pub u64);
+
+/// A container as this state passes it on; `C` is the container itself, of which nothing is known here.
+#[derive(Debug)]
+pub struct Held<C> {
+    pub id: ContainerId,
+    pub bytes: u64,
+    /// How it starts its next activation; [`StartKind::Warm`] only if it has its code.
+    pub start: StartKind,
+    pub container: C,
+}
+
+/// Bounds and times.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// For all containers of the node together.
+    pub memory: ByteSize,
+    /// How many activations may wait for memory.
+    pub run_buffer: usize,
+    /// How many creations may be under way.
+    pub creations: usize,
+    /// Idle for so long, a container is paused; `None`: never.
+    pub pause_grace: Option<Duration>,
+    /// Paused (or idle, if there is no pausing) for so long, it is removed.
+    pub idle_timeout: Duration,
+}
+
+/// Why a waiter gets none.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refusal<E> {
+    Full,
+    /// `largest`: what a container can have at most here.
+    TooLarge {
+        needed: ByteSize,
+        largest: ByteSize,
+    },
+    ShuttingDown,
+    Create(E),
+}
+
+/// What the caller of a method of [`PoolState`] has to carry out, in order, after it has released the lock.
+#[derive(Debug)]
+#[must_use]
+pub enum Effect<C, W, E> {
+    /// Give the container to the waiter; [`PoolState::hand_back`] if it has gone.
+    HandOver {
+        reply: W,
+        action: ActionId,
+        held: Held<C>,
+    },
+    Refuse {
+        reply: W,
+        refusal: Refusal<E>,
+    },
+    /// Then [`PoolState::started`] or [`PoolState::start_failed`].
+    Start {
+        action: ActionId,
+        id: ContainerId,
+        need: Arc<Need>,
+    },
+    /// Then [`PoolState::paused`] or [`PoolState::pause_failed`].
+    Pause {
+        action: ActionId,
+        need: Arc<Need>,
+        idle: Idle<C>,
+    },
+    /// Then [`PoolState::resumed`] or [`PoolState::resume_failed`].
+    Resume {
+        action: ActionId,
+        need: Arc<Need>,
+        idle: Idle<C>,
+    },
+    /// Then [`PoolState::destroyed`].
+    Destroy {
+        held: Held<C>,
+        evicted: bool,
+    },
+    /// Then [`PoolState::cell_created`] or [`PoolState::cell_failed`].
+    CreateCell {
+        cell: CellId,
+        id: ContainerId,
+        config: StemCell,
+    },
+    /// For the log: a stem cell is not created for want of memory.
+    CellDoesNotFit {
+        config: StemCell,
+    },
+    /// Nothing of the action is left: its actor may leave.
+    ActionGone {
+        need: Arc<Need>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// No new waiters; those there are still served.
+    Draining,
+    /// Everything that comes back is destroyed.
+    Closed,
+}
+
+/// The pools of one node. `C`: a container; `W`: where a waiter is answered; `E`: why a creation failed.
+#[derive(Debug)]
+pub struct PoolState<C, W, E> {
+    limits: Limits,
+    phase: Phase,
+    memory: Memory,
+    buffer: RunBuffer<ActionId>,
+    actions: Actions<C, W>,
+    cells: Cells<C>,
+    /// Decided starts, waiting for the memory of what is being destroyed or for other creations to end.
+    starts: VecDeque<ActionId>,
+    creating: usize,
+    next_container: u64,
+    next_ticket: u64,
+    effects: Vec<Effect<C, W, E>>,
+}
+
+/// What one event leads to.
+pub type Effects<C, W, E> = Vec<Effect<C, W, E>>;
+
+impl<C, W, E> PoolState<C, W, E> {
+    pub fn new(limits: Limits, cells: Vec<StemCell>) -> Self {
+        Self {
+            phase: Phase::Open,
+            memory: Memory::new(limits.memory.bytes()),
+            buffer: RunBuffer::new(limits.run_buffer),
+            actions: Actions::new(),
+            cells: Cells::new(cells),
+            starts: VecDeque::new(),
+            creating: 0,
+            next_container: 0,
+            next_ticket: 0,
+            effects: Vec::new(),
+            limits,
+        }
+    }
+
+    /// An idle container of `key` in use from now on: the warm path. `None` if there is none, or others wait.
+    pub fn take_warm(&mut self, key: &PoolKey) -> Option<(ActionId, Held<C>)> {
+        if !self.buffer.is_empty() || self.phase != Phase::Open {
+            return None;
+        }
+        let id = self.actions.find(key)?;
+        let action = self.actions.get(id);
+        let held = action.idle.pop()?.held;
+        action.busy += 1;
+        self.memory.not_idle(held.bytes);
+        Some((id, held))
+    }
+
+    /// Someone needs a container and found no idle one.
+    pub fn acquire(&mut self, need: Need, waiter: WaiterId, reply: W) -> Effects<C, W, E> {
+        let largest = self.memory.limit().saturating_sub(self.cells.bytes_withheld_from(&need));
+        if self.phase != Phase::Open {
+            self.effects.push(Effect::Refuse { reply, refusal: Refusal::ShuttingDown });
+        } else if need.memory.bytes() > largest {
+            let refusal = Refusal::TooLarge { needed: need.memory, largest: ByteSize(largest) };
+            self.effects.push(Effect::Refuse { reply, refusal });
+        } else {
+            let ticket = Ticket(self.next_ticket);
+            self.next_ticket += 1;
+            let id = self.actions.find_or_insert(need);
+            self.actions.get(id).waiters.push_back(Waiter { id: waiter, ticket, reply });
+            self.buffer.insert(ticket, id);
+            self.serve();
+            // The newest ticket is the last: if any is beyond the bound, it is this one.
+            if self.buffer.is_over_full() {
+                self.buffer.remove(ticket);
+                if let Some(last) = self.actions.get(id).waiters.pop_back() {
+                    self.effects.push(Effect::Refuse { reply: last.reply, refusal: Refusal::Full });
+                }
+                self.forget_if_unused(id);
+            }
+        }
+        self.take_effects()
+    }
+
+    /// A waiter does not wait any more. Nothing happens if it has been answered.
+    pub fn cancel(&mut self, key: &PoolKey, waiter: WaiterId) -> Effects<C, W, E> {
+        let Some(id) = self.actions.find(key) else { return Vec::new() };
+        let action = self.actions.get(id);
+        let Some(at) = action.waiters.iter().position(|other| other.id == waiter) else { return Vec::new() };
+        if let Some(gone) = action.waiters.remove(at) {
+            if at < action.admitted {
+                action.admitted -= 1;
+            } else {
+                self.buffer.remove(gone.ticket);
+            }
+        }
+        self.call_off_excess(id);
+        self.serve();
+        self.forget_if_unused(id);
+        self.take_effects()
+    }
+
+    /// A lease ended well: its container has its code and is ready for the next.
+    pub fn give_back(&mut self, id: ActionId, mut held: Held<C>, now: Instant) -> Effects<C, W, E> {
+        held.start = StartKind::Warm;
+        self.hand_back(id, held, now)
+    }
+
+    /// A container that was handed over is unused: whoever waited for it has gone.
+    pub fn hand_back(&mut self, id: ActionId, held: Held<C>, now: Instant) -> Effects<C, W, E> {
+        self.actions.get(id).busy -= 1;
+        self.offer(id, held, now);
+        self.take_effects()
+    }
+
+    /// A lease ended with a container that must not be used again.
+    pub fn discard(&mut self, id: ActionId, held: Held<C>) -> Effects<C, W, E> {
+        self.actions.get(id).busy -= 1;
+        self.destroy(held, false);
+        self.serve();
+        self.forget_if_unused(id);
+        self.take_effects()
+    }
+
+    pub fn started(&mut self, id: ActionId, container: ContainerId, value: C, now: Instant) -> Effects<C, W, E> {
+        let action = self.actions.get(id);
+        action.creating -= 1;
+        self.creating -= 1;
+        let held = Held { id: container, bytes: action.bytes(), start: StartKind::Cold, container: value };
+        self.offer(id, held, now);
+        self.begin_starts();
+        self.take_effects()
+    }
+
+    pub fn start_failed(&mut self, id: ActionId, error: E) -> Effects<C, W, E> {
+        let action = self.actions.get(id);
+        action.creating -= 1;
+        self.creating -= 1;
+        let bytes = action.bytes();
+        self.memory.uncommit(bytes);
+        self.memory.vacate(bytes);
+        // One that was in excess fails nobody.
+        if action.coming() < action.admitted {
+            action.admitted -= 1;
+            if let Some(first) = action.waiters.pop_front() {
+                self.effects.push(Effect::Refuse { reply: first.reply, refusal: Refusal::Create(error) });
+            }
+        }
+        self.serve();
+        self.forget_if_unused(id);
+        self.take_effects()
+    }
+
+    /// A container is destroyed: its memory is free.
+    pub fn destroyed(&mut self, bytes: u64) -> Effects<C, W, E> {
+        self.memory.vacate(bytes);
+        self.begin_starts();
+        self.take_effects()
+    }
+
+    pub fn paused(&mut self, id: ActionId, idle: Idle<C>, now: Instant) -> Effects<C, W, E> {
+        let action = self.actions.get(id);
+        action.pausing -= 1;
+        if self.phase == Phase::Closed {
+            self.destroy(idle.held, false);
+        } else if action.pausing_claimed > 0 {
+            action.pausing_claimed -= 1;
+            action.resuming += 1;
+            self.effects.push(Effect::Resume { action: id, need: action.need.clone(), idle });
+        } else {
+            self.memory.idle(idle.held.bytes);
+            action.paused.push_back((idle, now));
+            self.serve();
+        }
+        self.forget_if_unused(id);
+        self.take_effects()
+    }
+
+    /// `held`: what is left of it, to be destroyed; `None`: it is gone already.
+    pub fn pause_failed(&mut self, id: ActionId, held: Option<Held<C>>) -> Effects<C, W, E> {
+        let action = self.actions.get(id);
+        action.pausing -= 1;
+        action.pausing_claimed = action.pausing_claimed.min(action.pausing);
+        self.lost(id, held)
+    }
+
+    pub fn resumed(&mut self, id: ActionId, idle: Idle<C>, now: Instant) -> Effects<C, W, E> {
+        self.actions.get(id).resuming -= 1;
+        self.offer(id, idle.held, now);
+        self.take_effects()
+    }
+
+    /// `held`: as in [`PoolState::pause_failed`]. Its waiter finds another container.
+    pub fn resume_failed(&mut self, id: ActionId, held: Option<Held<C>>) -> Effects<C, W, E> {
+        self.actions.get(id).resuming -= 1;
+        self.lost(id, held)
+    }
+
+    pub fn cell_created(&mut self, cell: CellId, id: ContainerId, bytes: u64, value: C) -> Effects<C, W, E> {
+        self.creating -= 1;
+        let held = Held { id, bytes, start: StartKind::Prewarmed, container: value };
+        if self.phase == Phase::Closed {
+            self.cells.discard(cell);
+            self.destroy(held, false);
+        } else {
+            self.cells.created(cell, held);
+        }
+        self.serve();
+        self.take_effects()
+    }
+
+    /// Call [`PoolState::retry_cell`] after a while.
+    pub fn cell_failed(&mut self, cell: CellId) -> Effects<C, W, E> {
+        self.creating -= 1;
+        let bytes = self.cells.failed(cell);
+        self.memory.uncommit(bytes);
+        self.memory.vacate(bytes);
+        self.serve();
+        self.take_effects()
+    }
+
+    pub fn retry_cell(&mut self, cell: CellId) -> Effects<C, W, E> {
+        self.cells.retry(cell);
+        self.begin_starts();
+        self.take_effects()
+    }
+
+    /// Creates the first stem cells.
+    pub fn open(&mut self) -> Effects<C, W, E> {
+        self.begin_starts();
+        self.take_effects()
+    }
+
+    /// Pauses and removes what has been idle for long enough.
+    pub fn tick(&mut self, key: &PoolKey, now: Instant) -> Effects<C, W, E> {
+        let Some(id) = self.actions.find(key) else { return Vec::new() };
+        let grace = self.limits.pause_grace;
+        let action = self.actions.get(id);
+        let mut removed = Vec::new();
+        while action.paused.front().is_some_and(|(_, since)| now.duration_since(*since) >= self.limits.idle_timeout) {
+            removed.extend(action.paused.pop_front().map(|(idle, _)| idle.held));
+        }
+        let due = |idle: &mut Idle<C>| now.duration_since(idle.last_used) >= grace.unwrap_or(self.limits.idle_timeout);
+        for idle in action.idle.extract_if(.., due) {
+            if grace.is_some() {
+                action.pausing += 1;
+                self.memory.not_idle(idle.held.bytes);
+                self.effects.push(Effect::Pause { action: id, need: action.need.clone(), idle });
+            } else {
+                removed.push(idle.held);
+            }
+        }
+        for held in removed {
+            self.memory.not_idle(held.bytes);
+            self.destroy(held, false);
+        }
+        self.serve();
+        self.forget_if_unused(id);
+        self.take_effects()
+    }
+
+    /// When [`PoolState::tick`] may have something to do for `key`; `None`: not before someone acquires again.
+    pub fn next_tick(&mut self, key: &PoolKey, now: Instant) -> Option<Instant> {
+        let id = self.actions.find(key)?;
+        let action = self.actions.get(id);
+        let wait = self.limits.pause_grace.unwrap_or(self.limits.idle_timeout);
+        let due = action.idle.iter().map(|idle| idle.last_used + wait).min();
+        let removal = action.paused.front().map(|(_, since)| *since + self.limits.idle_timeout);
+        // What is in use now becomes idle without any message.
+        let later = (action.busy + action.pausing + action.coming() > 0).then(|| now + wait);
+        due.into_iter().chain(removal).chain(later).min()
+    }
+
+    /// From now on nobody new is served.
+    pub fn drain(&mut self) {
+        if self.phase == Phase::Open {
+            self.phase = Phase::Draining;
+        }
+    }
+
+    /// Refuses all who wait and destroys all that is not leased; the rest when it comes back.
+    pub fn close(&mut self) -> Effects<C, W, E> {
+        self.phase = Phase::Closed;
+        let ids: Vec<_> = self.actions.iter().map(|(id, _)| id).collect();
+        for id in ids {
+            let action = self.actions.get(id);
+            action.admitted = 0;
+            for waiter in action.waiters.drain(..) {
+                self.buffer.remove(waiter.ticket);
+                self.effects.push(Effect::Refuse { reply: waiter.reply, refusal: Refusal::ShuttingDown });
+            }
+            action.pausing_claimed = 0;
+            let paused = action.paused.drain(..).map(|(idle, _)| idle);
+            let unused: Vec<_> = action.idle.drain(..).chain(paused).collect();
+            for idle in unused {
+                self.memory.not_idle(idle.held.bytes);
+                self.destroy(idle.held, false);
+            }
+            self.call_off_excess(id);
+            self.forget_if_unused(id);
+        }
+        for held in self.cells.take_all() {
+            self.destroy(held, false);
+        }
+        self.take_effects()
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    /// Whether anything of `key` is here.
+    pub fn knows(&self, key: &PoolKey) -> bool {
+        self.actions.find(key).is_some()
+    }
+
+    /// Leases out and callers waiting.
+    pub fn in_use(&self) -> (usize, usize) {
+        self.actions
+            .iter()
+            .fold((0, 0), |(busy, waiting), (_, action)| (busy + action.busy, waiting + action.waiters.len()))
+    }
+
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// The state, for people and tests.
+    pub fn report(&self) -> PoolReport {
+        let actions = self.actions.iter().map(|(_, action)| ActionReport {
+            namespace: action.need.key.namespace.to_string(),
+            action: action.need.key.action.to_string(),
+            revision: action.need.key.revision.0,
+            kind: action.need.kind.clone(),
+            memory_mb: action.need.memory.as_mib(),
+            idle: action.idle.len(),
+            paused: action.paused.len() + action.pausing,
+            busy: action.busy,
+            starting: action.queued + action.creating,
+            waiters: action.waiters.len(),
+        });
+        let prewarmed = self.cells.counts().map(|(config, ready, creating)| PrewarmReport {
+            kind: config.kind.clone(),
+            memory_mb: config.memory.as_mib(),
+            wanted: config.count,
+            ready,
+            creating,
+        });
+        PoolReport {
+            memory_total: self.memory.limit(),
+            memory_used: self.memory.occupied(),
+            memory_idle: self.memory.evictable(),
+            run_buffer: self.buffer.len(),
+            draining: self.phase != Phase::Open,
+            actions: actions.collect(),
+            prewarmed: prewarmed.collect(),
+        }
+    }
+
+    fn take_effects(&mut self) -> Effects<C, W, E> {
+        std::mem::take(&mut self.effects)
+    }
+}

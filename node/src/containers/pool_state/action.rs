@@ -1,0 +1,162 @@
+//! What the pool knows of one action, and where it keeps all of them.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Instant,
+};
+
+use super::{ContainerId, Held, WaiterId};
+use crate::containers::{Need, PoolKey, memory::Ticket};
+
+/// Place of an action's state. A stale id finds nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ActionId {
+    index: u32,
+    generation: u32,
+}
+
+/// A container nobody uses.
+#[derive(Debug)]
+pub struct Idle<C> {
+    pub held: Held<C>,
+    pub last_used: Instant,
+}
+
+/// Who waits for a container.
+#[derive(Debug)]
+pub(super) struct Waiter<W> {
+    pub id: WaiterId,
+    pub ticket: Ticket,
+    pub reply: W,
+}
+
+/// One action of one invoking namespace. Exists as long as it has anything of the below.
+#[derive(Debug)]
+pub(super) struct Action<C, W> {
+    pub need: Arc<Need>,
+    /// Hottest last. Empty while someone is admitted: a container that becomes free goes to the first waiter.
+    pub idle: Vec<Idle<C>>,
+    /// Frozen, hottest last, with the time of freezing.
+    pub paused: VecDeque<(Idle<C>, Instant)>,
+    pub busy: usize,
+    /// Being frozen: cannot be stopped, but a waiter may claim one, to be thawed as soon as it is frozen.
+    pub pausing: usize,
+    pub pausing_claimed: usize,
+    pub resuming: usize,
+    /// Starts that are decided but not begun.
+    pub queued: usize,
+    /// Starts that have begun.
+    pub creating: usize,
+    /// In order of arrival. The first `admitted` were promised one of the containers that are [`Action::coming`]; the
+    /// others have a ticket in the run buffer.
+    pub waiters: VecDeque<Waiter<W>>,
+    pub admitted: usize,
+}
+
+impl<C, W> Action<C, W> {
+    fn new(need: Need) -> Self {
+        Self {
+            need: Arc::new(need),
+            idle: Vec::new(),
+            paused: VecDeque::new(),
+            busy: 0,
+            pausing: 0,
+            pausing_claimed: 0,
+            resuming: 0,
+            queued: 0,
+            creating: 0,
+            waiters: VecDeque::new(),
+            admitted: 0,
+        }
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.need.memory.bytes()
+    }
+
+    /// Containers that will become free without anyone giving one back. At least `admitted`.
+    pub fn coming(&self) -> usize {
+        self.queued + self.creating + self.resuming + self.pausing_claimed
+    }
+
+    /// Takes the idle or paused container `id`.
+    pub fn take_idle(&mut self, id: ContainerId) -> Option<Held<C>> {
+        if let Some(at) = self.idle.iter().position(|idle| idle.held.id == id) {
+            return Some(self.idle.remove(at).held);
+        }
+        let at = self.paused.iter().position(|(idle, _)| idle.held.id == id)?;
+        self.paused.remove(at).map(|(idle, _)| idle.held)
+    }
+
+    pub fn owns_nothing(&self) -> bool {
+        self.idle.is_empty()
+            && self.paused.is_empty()
+            && self.waiters.is_empty()
+            && self.busy + self.pausing + self.coming() == 0
+    }
+}
+
+/// All actions: found by key at the door and by id from then on.
+#[derive(Debug)]
+pub(super) struct Actions<C, W> {
+    by_key: HashMap<PoolKey, ActionId>,
+    slots: Vec<(u32, Option<Action<C, W>>)>,
+    free: Vec<u32>,
+}
+
+impl<C, W> Actions<C, W> {
+    pub fn new() -> Self {
+        Self { by_key: HashMap::new(), slots: Vec::new(), free: Vec::new() }
+    }
+
+    pub fn find(&self, key: &PoolKey) -> Option<ActionId> {
+        self.by_key.get(key).copied()
+    }
+
+    pub fn find_or_insert(&mut self, need: Need) -> ActionId {
+        if let Some(id) = self.find(&need.key) {
+            return id;
+        }
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push((0, None));
+            (self.slots.len() - 1) as u32
+        });
+        let (generation, slot) = &mut self.slots[index as usize];
+        let id = ActionId { index, generation: *generation };
+        self.by_key.insert(need.key.clone(), id);
+        *slot = Some(Action::new(need));
+        id
+    }
+
+    /// # Panics
+    /// If `id` is stale. Whatever holds an id (a lease, a start, a waiter, an idle container) also keeps its action
+    /// from being removed, so that a stale one is an error of this module.
+    pub fn get(&mut self, id: ActionId) -> &mut Action<C, W> {
+        let (generation, slot) = &mut self.slots[id.index as usize];
+        match slot {
+            Some(action) if *generation == id.generation => action,
+            _ => panic!("action {id:?} was removed while something of it was left"),
+        }
+    }
+
+    /// Removes the action if nothing of it is left, and returns what it was.
+    pub fn remove_if_unused(&mut self, id: ActionId) -> Option<Arc<Need>> {
+        let (generation, slot) = &mut self.slots[id.index as usize];
+        if *generation != id.generation || !slot.as_ref().is_some_and(Action::owns_nothing) {
+            return None;
+        }
+        let action = slot.take()?;
+        *generation = generation.wrapping_add(1);
+        self.free.push(id.index);
+        self.by_key.remove(&action.need.key);
+        Some(action.need)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (ActionId, &Action<C, W>)> {
+        let indexed = (0..).zip(&self.slots);
+        indexed.filter_map(|(index, (generation, slot))| {
+            slot.as_ref().map(|action| (ActionId { index, generation: *generation }, action))
+        })
+    }
+}

@@ -1,0 +1,3 @@
+//! From a resolved action to its result.
+
+pub mod action_actor;
