@@ -1,0 +1,273 @@
+// Runs one Node.js action: the OpenWhisk action-proxy contract over the socket that is inherited as descriptor 3.
+//
+// Usage: node launcher.js WHISP        WHISP: the program whose `unpack` extracts archives
+//
+// Behaviour and texts follow apache/openwhisk-runtime-nodejs (`service.js`, `runner.js`). What is kept here before user
+// code loads cannot be replaced by it.
+const fs = require('fs');
+const http = require('http');
+const net = require('net');
+const path = require('path');
+const { createRequire } = require('module');
+
+const { writeSync } = fs;
+const { env } = process;
+const { parse, stringify } = JSON;
+const report = console.error;
+
+const SENTINEL = 'XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX\n';
+const LONGEST_BODY = 48 << 20;
+
+const unpacker = process.argv[2];
+const allowConcurrent = String(env.__OW_ALLOW_CONCURRENT).toLowerCase() === 'true';
+
+let status = 'ready';
+let handler;
+
+class Refusal {
+    constructor(code, error) {
+        this.code = code;
+        this.error = error;
+    }
+}
+
+function refuse(code, error) {
+    report('Internal system error:', error);
+    return new Refusal(code, error);
+}
+
+// ---- /init ------------------------------------------------------------------------------------------------------
+
+async function init(message) {
+    if (handler !== undefined) return refuse(403, 'Cannot initialize the action more than once.');
+    if (status !== 'ready') return refuse(403, `System not ready, status is ${status}.`);
+    const { main, code, binary, env: variables } = message.value || {};
+    if (typeof main !== 'string' || typeof code !== 'string' || !main || !code) {
+        return new Refusal(403, 'Missing main/no code to execute.');
+    }
+    status = 'starting';
+    try {
+        setInitEnvironment(variables);
+        const loaded = binary ? await loadArchive(code, main) : loadText(code, main);
+        if (typeof loaded !== 'function') throw `Action entrypoint '${main}' is not a function.`;
+        handler = loaded;
+        status = 'ready';
+        return { OK: true };
+    } catch (error) {
+        status = 'stopped';
+        report('Error during initialization:', error);
+        await writeSentinels();
+        const text = error && error.stack ? String(error.stack) : error;
+        return new Refusal(502, `Initialization has failed due to: ${text}`);
+    }
+}
+
+function setInitEnvironment(variables) {
+    if (!variables || typeof variables !== 'object') return;
+    for (const [name, value] of Object.entries(variables)) {
+        if (value && typeof value === 'object') env[name] = stringify(value);
+        else env[name] = value ? value.toString() : '';
+    }
+}
+
+// A single file is evaluated as text. Its entry is looked up as a symbol of its own top level (or a global one) first,
+// then among its exports.
+function loadText(code, main) {
+    const file = path.join(process.cwd(), 'index.js');
+    const module = { exports: {}, filename: file, id: '.', loaded: false, children: [], paths: [] };
+    const body = `${code}
+;try {
+    return ${main};
+} catch (e) {
+    if (e.name === 'ReferenceError') return module.exports.${main} || exports.${main};
+    throw e;
+}`;
+    const evaluate = new Function('require', 'module', 'exports', '__filename', '__dirname', body);
+    return evaluate(createRequire(file), module, module.exports, file, process.cwd());
+}
+
+async function loadArchive(code, main) {
+    const archive = Buffer.from(code, 'base64');
+    const magic = archive.toString('hex', 0, 4);
+    if (magic === '504b0304') await unpack(archive, 'zip', 'Zip');
+    else if (magic === '1f8b0808' || magic === '1f8b0800') await unpack(archive, 'tar.gz', 'Tar GZ');
+    else throw 'There was an error uncompressing the action archive. The file type is unsupported';
+
+    // `fn`, `module.fn` or `module.a.b`.
+    const parts = main.match(/^([^.]+)$|^([^.]+)\.(.+)$/);
+    if (!parts) throw 'Name of main function is not valid.';
+    const [, simple, index, inModule] = parts;
+    const folder = process.cwd();
+    if (index === undefined && !fs.existsSync('package.json') && !fs.existsSync('index.js')) {
+        throw 'Zipped actions must contain either package.json or index.js at the root.';
+    }
+    await installDependencies();
+    const load = createRequire(path.join(folder, 'index.js'));
+    let found = load(index === undefined ? folder : path.join(folder, index));
+    for (const name of (simple || inModule).split('.')) found = found[name];
+    return found;
+}
+
+// Extraction is the node's own code, for all runtimes; it refuses what would leave the folder.
+async function unpack(archive, format, shown) {
+    const { spawn } = require('child_process');
+    await new Promise((resolve, reject) => {
+        const child = spawn(unpacker, ['unpack', format, process.cwd()], { stdio: ['pipe', 'ignore', 'inherit'] });
+        const failed = () => reject(`There was an error uncompressing the action ${shown} archive.`);
+        child.on('error', failed);
+        child.on('exit', (code) => (code === 0 ? resolve() : failed()));
+        child.stdin.on('error', () => {}); // told by its exit code
+        child.stdin.end(archive);
+    });
+}
+
+async function installDependencies() {
+    if (env.OW_ENABLE_INIT_INSTALL !== 'true' || !fs.existsSync('package.json') || fs.existsSync('node_modules')) return;
+    const { dependencies } = parse(fs.readFileSync('package.json', 'utf8'));
+    if (!dependencies || Object.keys(dependencies).length === 0) return;
+    const { exec } = require('child_process');
+    await new Promise((resolve, reject) => {
+        exec('npm install', (error, _, stderr) => (error ? reject(stderr.trim()) : resolve()));
+    });
+}
+
+// ---- /run -------------------------------------------------------------------------------------------------------
+
+async function run(message) {
+    if (handler === undefined) return refuse(403, 'System not initialized.');
+    if (status !== 'ready') return refuse(403, `System not ready, status is ${status}.`);
+    let args = message.value;
+    if (args === null || args === undefined) args = {};
+    if (typeof args !== 'object') {
+        return refuse(403, `Internal system error: the argument must be a dictionary but has type '${typeof args}'.`);
+    }
+    if (!allowConcurrent) status = 'running';
+    for (const key in message) {
+        if (key !== 'value' && typeof message[key] === 'string') env['__OW_' + key.toUpperCase()] = message[key];
+    }
+
+    let pending;
+    try {
+        pending = handler(args);
+    } catch (error) {
+        report(error);
+        status = 'stopped';
+        await writeSentinels();
+        return new Refusal(502, `An error has occurred: ${error}`);
+    }
+    let result;
+    try {
+        result = await pending;
+        if (result === undefined) result = {};
+    } catch (error) {
+        // A rejection is an answer of the application.
+        result = { error: error ? serializeError(error) : {} };
+    }
+    let answer = new Refusal(502, 'The action did not return a dictionary.');
+    if (typeof result !== 'object') {
+        report(`Result must be of type object but has type "${typeof result}":`, result);
+    } else {
+        try {
+            answer = stringify(result);
+            // `toJSON` may leave nothing.
+            if (answer === undefined) answer = '{}';
+        } catch (error) {
+            report(error);
+            answer = new Refusal(500, 'Internal error.');
+        }
+    }
+    if (!allowConcurrent && status === 'running') status = 'ready';
+    await writeSentinels();
+    return answer;
+}
+
+// As the package `serialize-error` does: an error's name, message and stack besides its own fields, without cycles.
+function serializeError(error, above = []) {
+    if (typeof error === 'function') return `[Function: ${error.name || 'anonymous'}]`;
+    if (typeof error !== 'object' || error === null) return error;
+    if (typeof error.toJSON === 'function') return error.toJSON();
+    const seen = [...above, error];
+    const serialized = Array.isArray(error) ? [] : {};
+    const add = (key, value) => {
+        if (typeof value === 'function') return;
+        if (typeof value !== 'object' || value === null) serialized[key] = value;
+        else if (Buffer.isBuffer(value)) serialized[key] = '[object Buffer]';
+        else if (typeof value.pipe === 'function') serialized[key] = '[object Stream]';
+        else serialized[key] = seen.includes(value) ? '[Circular]' : serializeError(value, seen);
+    };
+    for (const [key, value] of Object.entries(error)) add(key, value);
+    for (const key of ['name', 'message', 'stack', 'code', 'cause']) {
+        if (error[key] !== undefined && error[key] !== null) add(key, error[key]);
+    }
+    return serialized;
+}
+
+// ---- logs -------------------------------------------------------------------------------------------------------
+
+const streamOf = (fd) => (fd === 1 ? process.stdout : process.stderr);
+
+// Ends the activation's output, before its answer: whoever reads the answer finds all lines in the pipes.
+function writeSentinels() {
+    const waits = [];
+    for (const fd of [1, 2]) {
+        if (streamOf(fd).writableLength === 0) {
+            try {
+                if (writeSync(fd, SENTINEL) === SENTINEL.length) continue;
+            } catch (error) {
+                if (error.code !== 'EAGAIN') continue; // closed by the action: nothing can be said there
+            }
+        }
+        waits.push(new Promise((resolve) => streamOf(fd).write(SENTINEL, resolve)));
+    }
+    return waits.length ? Promise.all(waits) : undefined;
+}
+
+// ---- the connection ---------------------------------------------------------------------------------------------
+
+function answer(response, result) {
+    const failed = result instanceof Refusal;
+    const body = failed ? stringify({ error: result.error }) : typeof result === 'string' ? result : stringify(result);
+    response.writeHead(failed ? result.code : 200, {
+        'Content-Type': 'application/json',
+        'Content-Length': Buffer.byteLength(body),
+    });
+    response.end(body);
+}
+
+const routes = { '/init': init, '/run': run };
+
+function parseBody(text) {
+    if (text === '') return {};
+    const body = parse(text);
+    if (typeof body !== 'object' || body === null) throw new SyntaxError('neither object nor array');
+    return body;
+}
+
+const server = http.createServer((request, response) => {
+    response.sendDate = false;
+    const chunks = [];
+    let length = 0;
+    request.on('data', (chunk) => {
+        length += chunk.length;
+        if (length <= LONGEST_BODY) chunks.push(chunk);
+        else chunks.length = 0;
+    });
+    request.on('end', () => {
+        let work;
+        try {
+            const route = request.method === 'POST' && routes[request.url];
+            if (!route || length > LONGEST_BODY) throw new SyntaxError('no such request');
+            work = route(parseBody((chunks.length === 1 ? chunks[0] : Buffer.concat(chunks)).toString()));
+        } catch {
+            return answer(response, new Refusal(500, 'Bad request.'));
+        }
+        work.then((result) => answer(response, result));
+    });
+});
+server.timeout = server.requestTimeout = server.headersTimeout = server.keepAliveTimeout = 0;
+
+process.argv.length = 1;
+const socket = new net.Socket({ fd: 3, readable: true, writable: true });
+// The node is gone, and with it all who could ask.
+socket.on('close', () => process.exit(0));
+server.emit('connection', socket);
