@@ -1,6 +1,7 @@
 //! What a container is, whatever runs it. One test suite (`suite.rs`) holds every implementation to this.
 
 pub mod simulated;
+pub mod sandbox;
 
 use std::{os::unix::net::UnixStream, time::Duration};
 
