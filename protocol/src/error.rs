@@ -50,3 +50,15 @@ pub struct ErrorBody<'a> {
     /// The transaction id, equal to the `X-Request-ID` header; a string, not a status.
     pub code: &'a TransactionId,
 }
+
+/// A JSON document whose members are not what they must be. The text is what callers are told after
+/// `The request content was malformed:`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Malformed(pub String);
+
+impl Malformed {
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}

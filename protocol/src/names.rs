@@ -5,6 +5,9 @@
 use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{error::Malformed, json::Members, messages};
 
 /// Longest name, in characters.
 pub const MAX_NAME: usize = 256;
@@ -39,6 +42,11 @@ impl EntityName {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// `_` stands for the caller's namespace.
+    pub fn is_placeholder(&self) -> bool {
+        &*self.0 == "_"
     }
 }
 
@@ -109,6 +117,55 @@ impl FullyQualifiedName {
     pub fn new(path: EntityPath, name: EntityName) -> Self {
         Self { path, name }
     }
+
+    /// The package that holds it, if one does.
+    pub fn package(&self) -> Option<FullyQualifiedName> {
+        let package = self.path.package.clone()?;
+        Some(Self::new(EntityPath::namespace(self.path.namespace.clone()), package))
+    }
+
+    /// Reads `/ns/name` or `/ns/package/name`, the leading slash being optional and empty segments dropped.
+    ///
+    /// # Errors
+    /// For another number of segments, or illegal characters in one.
+    ///
+    /// Source: apache/openwhisk `FullyQualifiedEntityName.scala`, `EntityPath.scala`.
+    pub fn parse(text: &str) -> Result<Self, Malformed> {
+        let segments: Vec<&str> = text.split('/').filter(|segment| !segment.is_empty()).collect();
+        let name = |segment: &str| EntityName::new(segment).map_err(|_| Malformed(messages::path_invalid(text)));
+        match segments[..] {
+            [namespace, entity] => Ok(Self::new(EntityPath::namespace(name(namespace)?), name(entity)?)),
+            [namespace, package, entity] => {
+                Ok(Self::new(EntityPath::package(name(namespace)?, name(package)?), name(entity)?))
+            }
+            [] | [_] => Err(Malformed::new(messages::FQN_TOO_SHORT)),
+            _ => Err(Malformed(messages::path_invalid(text))),
+        }
+    }
+
+    /// Reads a reference in a body: a string as [`FullyQualifiedName::parse`] takes it, or `{"path":…,"name":…}`.
+    ///
+    /// # Errors
+    /// As `parse`, and for other shapes.
+    pub fn from_json(value: &RawValue) -> Result<Self, Malformed> {
+        if let Ok(text) = serde_json::from_str::<String>(value.get()) {
+            return Self::parse(&text);
+        }
+        let malformed = || Malformed::new(messages::FQN_MALFORMED);
+        let members = Members::parse(value.get()).map_err(|_| malformed())?;
+        let member = |key| members.get(key).and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
+        let (path, name) = member("path").zip(member("name")).ok_or_else(malformed)?;
+        let name = EntityName::new(&name).map_err(|_| Malformed(messages::path_invalid(&name)))?;
+        Self::parse(&format!("{path}/{name}"))
+    }
+
+    /// With `namespace` where the placeholder `_` stands.
+    pub fn resolved_in(mut self, namespace: &EntityName) -> Self {
+        if self.path.namespace.is_placeholder() {
+            self.path.namespace = namespace.clone();
+        }
+        self
+    }
 }
 
 impl fmt::Display for FullyQualifiedName {
@@ -120,5 +177,78 @@ impl fmt::Display for FullyQualifiedName {
 impl fmt::Debug for FullyQualifiedName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn which_names_are_legal() {
+        for name in ["a", "_", "_under", "name with spaces", "foo@bar", "a&b", "foo.bar", "foo-bar", "9", "a."] {
+            assert!(EntityName::new(name).is_ok(), "{name:?}");
+        }
+        for name in
+            ["", " ", "a ", "hi+there", "$hola", "dora?", "|dora|dora?", "@a", ".a", "-a", " a", "ä", "a/b", "a\n"]
+        {
+            assert_eq!(EntityName::new(name), Err(NameError::Illegal), "{name:?}");
+        }
+        assert!(EntityName::new(&"a".repeat(256)).is_ok());
+        assert_eq!(EntityName::new(&"a".repeat(257)), Err(NameError::TooLong(257)));
+    }
+
+    fn read(json: &str) -> Result<String, String> {
+        let raw: &RawValue = serde_json::from_str(json).unwrap();
+        FullyQualifiedName::from_json(raw).map(|name| name.to_string()).map_err(|error| error.0)
+    }
+
+    #[test]
+    fn references_come_as_strings_or_objects() {
+        for (json, name) in [
+            (r#""/ns/name""#, "ns/name"),
+            (r#""ns/name""#, "ns/name"),
+            (r#""/ns//pkg/name/""#, "ns/pkg/name"),
+            (r#"{"path":"ns/pkg","name":"n","version":"1.0.0"}"#, "ns/pkg/n"),
+            (r#"{"path":"/ns","name":"n"}"#, "ns/n"),
+        ] {
+            assert_eq!(read(json).as_deref(), Ok(name), "{json}");
+        }
+        for (json, text) in [
+            (r#""name""#, messages::FQN_TOO_SHORT.to_owned()),
+            (r#""""#, messages::FQN_TOO_SHORT.to_owned()),
+            (r#""ns/$x""#, messages::path_invalid("ns/$x")),
+            (r#""a/b/c/d""#, messages::path_invalid("a/b/c/d")),
+            ("3", messages::FQN_MALFORMED.to_owned()),
+            ("null", messages::FQN_MALFORMED.to_owned()),
+            (r#"{"path":"ns"}"#, messages::FQN_MALFORMED.to_owned()),
+        ] {
+            assert_eq!(read(json), Err(text), "{json}");
+        }
+    }
+
+    #[test]
+    fn the_placeholder_is_replaced_only_as_namespace() {
+        let caller = EntityName::new("guest").unwrap();
+        let resolved = |text| FullyQualifiedName::parse(text).unwrap().resolved_in(&caller).to_string();
+        assert_eq!(resolved("/_/a"), "guest/a");
+        assert_eq!(resolved("/_/_/a"), "guest/_/a");
+        assert_eq!(resolved("/other/a"), "other/a");
+    }
+
+    proptest! {
+        #[test]
+        fn shown_names_parse_back(parts in prop::collection::vec("[A-Za-z0-9_][A-Za-z0-9_@ .&-]{0,20}[A-Za-z0-9_]", 2..=3)) {
+            let name = FullyQualifiedName::parse(&parts.join("/")).unwrap();
+            prop_assert_eq!(FullyQualifiedName::parse(&format!("/{name}")).unwrap(), name);
+        }
+
+        #[test]
+        fn no_text_panics(text in ".*") {
+            let _ = EntityName::new(&text);
+            let _ = FullyQualifiedName::parse(&text);
+        }
     }
 }

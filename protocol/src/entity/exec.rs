@@ -1,0 +1,379 @@
+//! How an action is executed: the member `exec` of its body, and as answers show it.
+//!
+//! Source: apache/openwhisk `Exec.scala`, `ExecManifest.scala`.
+
+use std::borrow::Cow;
+
+use base64::{
+    Engine, alphabet,
+    engine::{GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD},
+};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::action::Exec;
+use crate::{error::Malformed, json::Members, messages, names::FullyQualifiedName};
+
+/// What the reader of `exec` must know of a kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KindRules {
+    /// Resolved: never `family:default`.
+    pub kind: String,
+    /// The manifest keeps its code as an attachment; shows in one text only.
+    pub attached: bool,
+    pub require_main: bool,
+}
+
+/// The kinds that can be used.
+pub trait Kinds {
+    /// The rules of `kind`, which may be `family:default`; `None` if there is no such kind.
+    fn rules(&self, kind: &str) -> Option<KindRules>;
+    /// All of them, resolved, for the text that refuses another.
+    fn names(&self) -> Vec<&str>;
+}
+
+/// The member `exec` of a body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExecBody {
+    Managed {
+        /// Resolved.
+        kind: String,
+        main: Option<String>,
+        code: CodeBody,
+    },
+    Blackbox {
+        /// As parsed and put together again, without a digest.
+        image: String,
+        main: Option<String>,
+        code: Option<CodeBody>,
+    },
+    Sequence {
+        components: Vec<FullyQualifiedName>,
+    },
+}
+
+/// Code that came with a body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CodeBody {
+    /// The text's bytes, or what its base64 stands for.
+    pub bytes: Vec<u8>,
+    pub binary: bool,
+    /// Bytes of the text as sent: what counts against the limit.
+    pub sent: u64,
+}
+
+impl CodeBody {
+    /// Finds out if `text` is base64, and decodes it if so. The client's own opinion does not count.
+    pub fn new(text: String) -> Self {
+        let sent = text.len() as u64;
+        match decode_base64(&text) {
+            Some(bytes) => Self { bytes, binary: true, sent },
+            None => Self { bytes: text.into_bytes(), binary: false, sent },
+        }
+    }
+}
+
+/// Upstream asks a regular expression: non-empty groups of four of the alphabet, padded. So any word of four letters
+/// is "binary".
+fn decode_base64(text: &str) -> Option<Vec<u8>> {
+    /// Java's decoder ignores bits that padding leaves over, and so must we: upstream's expression lets them pass.
+    const LENIENT: GeneralPurpose =
+        GeneralPurpose::new(&alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
+    let text = text.trim();
+    if text.is_empty() || !text.len().is_multiple_of(4) { None } else { LENIENT.decode(text).ok() }
+}
+
+impl ExecBody {
+    /// # Errors
+    /// The texts of reference `rest-api.md` 7.2.
+    pub fn from_json(value: &RawValue, kinds: &dyn Kinds) -> Result<Self, Malformed> {
+        let members = Members::parse(value.get()).map_err(|_| Malformed::new(messages::KIND_NOT_A_STRING))?;
+        let kind = members.get("kind").and_then(text).ok_or_else(|| Malformed::new(messages::KIND_NOT_A_STRING))?;
+        match kind.trim().to_lowercase().as_str() {
+            "sequence" => components(&members).map(|components| Self::Sequence { components }),
+            "blackbox" => Self::blackbox(&members),
+            kind => Self::managed(kind, &members, kinds),
+        }
+    }
+
+    fn managed(kind: &str, members: &Members<'_>, kinds: &dyn Kinds) -> Result<Self, Malformed> {
+        let Some(rules) = kinds.rules(kind) else {
+            return Err(Malformed(messages::runtime_not_supported(kind, kinds.names())));
+        };
+        let kind = rules.kind;
+        // `jar` is what java actions once sent.
+        let code = match members.optional("code").or_else(|| members.optional("jar")) {
+            None => return Err(Malformed(messages::code_missing(&kind, rules.attached))),
+            Some(raw) => match text(raw) {
+                Some(text) => CodeBody::new(text),
+                None if rules.attached => return Err(Malformed(messages::code_not_attachment(raw.get()))),
+                None => return Err(Malformed(messages::code_missing(&kind, false))),
+            },
+        };
+        let main = main(members, &kind)?;
+        if rules.require_main && main.is_none() {
+            return Err(Malformed(messages::main_missing(&kind)));
+        }
+        Ok(Self::Managed { kind, main, code })
+    }
+
+    fn blackbox(members: &Members<'_>) -> Result<Self, Malformed> {
+        let image = members.get("image").and_then(text).ok_or_else(|| Malformed::new(messages::IMAGE_NOT_A_STRING))?;
+        let image = parse_image(&image).ok_or_else(|| Malformed::new(messages::IMAGE_MALFORMED))?;
+        let code = match members.optional("code") {
+            None => None,
+            Some(raw) => Some(text(raw).ok_or_else(|| Malformed(messages::code_not_attachment(raw.get())))?),
+        };
+        let code = code.filter(|text| !text.trim().is_empty()).map(CodeBody::new);
+        Ok(Self::Blackbox { image, main: main(members, "blackbox")?, code })
+    }
+
+    /// What counts against the limit: code and names as sent.
+    pub fn size(&self) -> u64 {
+        let main = |main: &Option<String>| main.as_ref().map_or(0, String::len) as u64;
+        match self {
+            Self::Managed { main: name, code, .. } => code.sent + main(name),
+            Self::Blackbox { image, main: name, code } => {
+                code.as_ref().map_or(0, |code| code.sent) + main(name) + image.len() as u64
+            }
+            Self::Sequence { components } => components.iter().map(|name| name.to_string().len() as u64).sum(),
+        }
+    }
+
+    /// The kind as stored.
+    pub fn kind(&self) -> &str {
+        match self {
+            Self::Managed { kind, .. } => kind,
+            Self::Blackbox { .. } => "blackbox",
+            Self::Sequence { .. } => "sequence",
+        }
+    }
+}
+
+fn text(raw: &RawValue) -> Option<String> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+fn main(members: &Members<'_>, kind: &str) -> Result<Option<String>, Malformed> {
+    match members.optional("main") {
+        None => Ok(None),
+        Some(raw) => text(raw).map(Some).ok_or_else(|| Malformed(messages::main_not_a_string(kind))),
+    }
+}
+
+fn components(members: &Members<'_>) -> Result<Vec<FullyQualifiedName>, Malformed> {
+    let components =
+        members.get("components").ok_or_else(|| Malformed::new("'components' must be defined for sequence kind"))?;
+    let components: Vec<&RawValue> =
+        serde_json::from_str(components.get()).map_err(|_| Malformed::new("'components' must be an array"))?;
+    components.into_iter().map(FullyQualifiedName::from_json).collect()
+}
+
+/// Reads `[registry/][prefix/…/]name[:tag][@digest]`; the digest is dropped.
+fn parse_image(text: &str) -> Option<String> {
+    let text = match text.split_once('@') {
+        None => text,
+        Some((image, digest)) => {
+            let (algorithm, hex) = digest.split_once(':')?;
+            let legal = !algorithm.is_empty() && !hex.is_empty() && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+            legal.then_some(image)?
+        }
+    };
+    let mut parts: Vec<&str> = text.split('/').collect();
+    let last = parts.pop()?;
+    let (name, tag) = last.split_once(':').map_or((last, None), |(name, tag)| (name, Some(tag)));
+    let host = |part: &str| part == "localhost" || part.contains(['.', ':']);
+    if parts.first().is_some_and(|part| host(part)) {
+        let (name, port) = parts[0].split_once(':').map_or((parts[0], None), |(name, port)| (name, Some(port)));
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+        let port = port.is_none_or(|port| port.parse::<u16>().is_ok());
+        (!name.is_empty() && name.bytes().all(legal) && port).then_some(())?;
+        parts.remove(0);
+    }
+    let component = |part: &&str| {
+        let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'_' | b'-');
+        !part.is_empty() && part.bytes().all(legal)
+    };
+    let tag = tag.is_none_or(|tag| {
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        (1..=128).contains(&tag.len()) && tag.bytes().all(legal)
+    });
+    (parts.iter().all(component) && component(&name) && tag).then(|| text.to_owned())
+}
+
+/// `exec` as answers show it.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum ExecDocument<'a> {
+    Managed {
+        kind: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        code: Option<Cow<'a, str>>,
+        binary: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        main: Option<&'a str>,
+    },
+    Blackbox {
+        kind: &'a str,
+        image: &'a str,
+        binary: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        code: Option<Cow<'a, str>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        main: Option<&'a str>,
+    },
+    Sequence {
+        kind: &'a str,
+        components: Vec<String>,
+    },
+}
+
+/// The stored bytes of a text are no UTF-8.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("stored code is neither binary nor UTF-8")]
+pub struct CorruptCode;
+
+impl<'a> ExecDocument<'a> {
+    /// `code`: the stored bytes; `None` leaves the member out.
+    ///
+    /// # Errors
+    /// [`CorruptCode`]
+    pub fn new(exec: &'a Exec, code: Option<&'a [u8]>) -> Result<Self, CorruptCode> {
+        let binary = exec.code().is_some_and(|code| code.binary);
+        let code = match code {
+            None => None,
+            Some(bytes) if binary => Some(Cow::Owned(STANDARD.encode(bytes))),
+            Some(bytes) => Some(Cow::Borrowed(std::str::from_utf8(bytes).map_err(|_| CorruptCode)?)),
+        };
+        let (kind, main) = (exec.kind(), exec.main());
+        Ok(match exec {
+            Exec::Managed { .. } => Self::Managed { kind, code, binary, main },
+            Exec::Blackbox { image, .. } => Self::Blackbox { kind, image, binary, code, main },
+            Exec::Sequence { components } => {
+                Self::Sequence { kind, components: components.iter().map(|name| format!("/{name}")).collect() }
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Shop;
+
+    impl Kinds for Shop {
+        fn rules(&self, kind: &str) -> Option<KindRules> {
+            let (kind, attached, require_main) = match kind {
+                "nodejs:20" | "nodejs:default" => ("nodejs:20", true, false),
+                "java:8" => ("java:8", true, true),
+                "plain:1" => ("plain:1", false, false),
+                _ => return None,
+            };
+            Some(KindRules { kind: kind.into(), attached, require_main })
+        }
+
+        fn names(&self) -> Vec<&str> {
+            vec!["nodejs:20", "java:8"]
+        }
+    }
+
+    fn read(json: &str) -> Result<ExecBody, String> {
+        ExecBody::from_json(serde_json::from_str(json).unwrap(), &Shop).map_err(|error| error.0)
+    }
+
+    #[test]
+    fn kinds_are_trimmed_lowered_and_resolved() {
+        let exec = read(r#"{"kind":" NodeJS:Default ","code":"","binary":true,"main":null}"#).unwrap();
+        let code = CodeBody { bytes: vec![], binary: false, sent: 0 };
+        assert_eq!(exec, ExecBody::Managed { kind: "nodejs:20".into(), main: None, code });
+        assert!(matches!(read(r#"{"kind":"java:8","jar":"UEsDBA==","main":"M"}"#), Ok(ExecBody::Managed { code, .. })
+            if code == CodeBody { bytes: b"PK\x03\x04".to_vec(), binary: true, sent: 8 }));
+    }
+
+    #[test]
+    fn binary_is_computed_from_the_text() {
+        for (text, binary) in [
+            ("main", true),
+            ("code", true),
+            ("abc=", true),
+            ("ab==", true),
+            (" main\n", true),
+            ("a===", false),
+            ("main1", false),
+            ("", false),
+            ("   ", false),
+            ("ma in", false),
+            ("mai-", false),
+            ("function main() {}", false),
+        ] {
+            assert_eq!(CodeBody::new(text.into()).binary, binary, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_refused() {
+        for (json, text) in [
+            ("3", "'kind' must be a string defined in 'exec'"),
+            ("{}", "'kind' must be a string defined in 'exec'"),
+            (r#"{"kind":1}"#, "'kind' must be a string defined in 'exec'"),
+            (
+                r#"{"kind":"x:default","code":""}"#,
+                "The specified runtime 'x:default' is not supported by this platform. Valid values are: 'nodejs:20', 'java:8'.",
+            ),
+            (
+                r#"{"kind":"nodejs:20"}"#,
+                "'code' must be a string or attachment object defined in 'exec' for 'nodejs:20' actions",
+            ),
+            (r#"{"kind":"plain:1","code":null}"#, "'code' must be a string defined in 'exec' for 'plain:1' actions"),
+            (r#"{"kind":"nodejs:20","code":3}"#, "Could not deserialize as attachment record: 3"),
+            (r#"{"kind":"java:8","code":"x"}"#, "'main' must be a string defined in 'exec' for 'java:8' actions"),
+            (
+                r#"{"kind":"nodejs:20","code":"x","main":1}"#,
+                "if defined, 'main' be a string in 'exec' for 'nodejs:20' actions",
+            ),
+            (r#"{"kind":"blackbox"}"#, "'image' must be a string defined in 'exec' for 'blackbox' actions"),
+            (r#"{"kind":"blackbox","image":"a b"}"#, "could not parse image name"),
+            (r#"{"kind":"sequence"}"#, "'components' must be defined for sequence kind"),
+            (r#"{"kind":"sequence","components":{}}"#, "'components' must be an array"),
+        ] {
+            assert_eq!(read(json), Err(text.to_owned()), "{json}");
+        }
+    }
+
+    #[test]
+    fn images_are_echoed_without_digest() {
+        for (image, echoed) in [
+            ("image", Some("image")),
+            ("openwhisk/dockerskeleton:nightly", Some("openwhisk/dockerskeleton:nightly")),
+            ("localhost:5000/a/b:1", Some("localhost:5000/a/b:1")),
+            ("r.example/a@sha256:0f", Some("r.example/a")),
+            ("R.Example:8/a", Some("R.Example:8/a")),
+            ("Image", None),
+            ("a//b", None),
+            ("", None),
+            ("a:", None),
+            ("a:b:c", None),
+            ("r.example:x/a", None),
+            ("a@sha256", None),
+        ] {
+            assert_eq!(parse_image(image).as_deref(), echoed, "{image:?}");
+        }
+    }
+
+    #[test]
+    fn blackbox_without_code_shows_none() {
+        let exec = read(r#"{"kind":"blackbox","image":"me/img","code":"  "}"#).unwrap();
+        assert_eq!(exec, ExecBody::Blackbox { image: "me/img".into(), main: None, code: None });
+        let stored = Exec::Blackbox { image: "me/img".into(), main: None, code: None };
+        let json = serde_json::to_string(&ExecDocument::new(&stored, None).unwrap()).unwrap();
+        assert_eq!(json, r#"{"kind":"blackbox","image":"me/img","binary":false}"#);
+    }
+
+    #[test]
+    fn sizes_count_what_was_sent() {
+        assert_eq!(read(r#"{"kind":"nodejs:20","code":"UEsDBA==","main":"ab"}"#).unwrap().size(), 10);
+        assert_eq!(read(r#"{"kind":"blackbox","image":"me/img","code":"xyz"}"#).unwrap().size(), 9);
+        assert_eq!(read(r#"{"kind":"sequence","components":["/a/b","a/c/d"]}"#).unwrap().size(), 8);
+    }
+}
