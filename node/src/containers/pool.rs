@@ -279,3 +279,8 @@ impl Drop for Waiting<'_> {
         self.pools.decide(|state| state.cancel(&self.key, self.waiter));
     }
 }
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,443 @@
+//! Random histories against a second, naive account of where every container and every waiter is.
+//!
+//! After each event: no memory limit is exceeded and the books agree to the byte; every container is in one place; every
+//! waiter is answered at most once; whoever waits really has to. At the end everybody is served and all memory is free.
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use proptest::prelude::*;
+use protocol::{ByteSize, EntityName, EntityPath, FullyQualifiedName, Revision};
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+
+use super::*;
+
+/// A container in this model is its number, a waiter is its own.
+type State = PoolState<u64, u64, &'static str>;
+
+#[derive(Debug, Clone)]
+struct Setup {
+    seed: u64,
+    steps: usize,
+    memory_mb: u64,
+    action_mb: Vec<u64>,
+    run_buffer: usize,
+    creations: usize,
+    cells: usize,
+    pauses: bool,
+}
+
+fn setups() -> impl Strategy<Value = Setup> {
+    let sizes = prop::collection::vec(prop::sample::select(vec![64u64, 128, 256, 512]), 1..6);
+    (any::<u64>(), 512u64..2048, sizes, 1usize..30, 1usize..6, 0usize..3, any::<bool>()).prop_map(
+        |(seed, memory_mb, action_mb, run_buffer, creations, cells, pauses)| Setup {
+            seed,
+            steps: 400,
+            memory_mb,
+            action_mb,
+            run_buffer,
+            creations,
+            cells,
+            pauses,
+        },
+    )
+}
+
+/// The world around the state: what it was told to do and has not reported yet.
+struct World {
+    state: State,
+    random: StdRng,
+    now: Instant,
+    needs: Vec<Need>,
+    creations: usize,
+    creating: Vec<(ActionId, ContainerId, u64)>,
+    cells: Vec<(CellId, ContainerId, u64)>,
+    leases: Vec<(ActionId, Held<u64>)>,
+    pausing: Vec<(ActionId, Idle<u64>)>,
+    resuming: Vec<(ActionId, Idle<u64>)>,
+    /// Number and bytes.
+    destroying: Vec<(u64, u64)>,
+    /// Waiters not answered yet, and their action's index.
+    waiting: BTreeMap<u64, usize>,
+    next_waiter: u64,
+    /// Containers created so far and not destroyed, and their bytes.
+    alive: BTreeMap<u64, u64>,
+    served: usize,
+    evicted: usize,
+}
+
+impl World {
+    fn new(setup: &Setup) -> Self {
+        let name = |text: &str| EntityName::new(text).expect("a legal name");
+        let needs = setup.action_mb.iter().enumerate().map(|(index, memory_mb)| {
+            let action = FullyQualifiedName::new(EntityPath::namespace(name("ns")), name(&format!("a{index}")));
+            let key = PoolKey { namespace: name("guest"), action, revision: Revision(1) };
+            Need { key, kind: "nodejs:20".into(), image: None, memory: ByteSize::mib(*memory_mb) }
+        });
+        let cell = StemCell { kind: "nodejs:20".into(), memory: ByteSize::mib(128), count: setup.cells };
+        let limits = Limits {
+            memory: ByteSize::mib(setup.memory_mb),
+            run_buffer: setup.run_buffer,
+            creations: setup.creations,
+            pause_grace: setup.pauses.then_some(Duration::from_secs(10)),
+            idle_timeout: Duration::from_secs(60),
+        };
+        let mut world = Self {
+            state: PoolState::new(limits, vec![cell]),
+            random: StdRng::seed_from_u64(setup.seed),
+            now: Instant::now(),
+            needs: needs.collect(),
+            creations: setup.creations,
+            creating: Vec::new(),
+            cells: Vec::new(),
+            leases: Vec::new(),
+            pausing: Vec::new(),
+            resuming: Vec::new(),
+            destroying: Vec::new(),
+            waiting: BTreeMap::new(),
+            next_waiter: 0,
+            alive: BTreeMap::new(),
+            served: 0,
+            evicted: 0,
+        };
+        let effects = world.state.open();
+        world.take_in(effects);
+        world
+    }
+
+    fn take_in(&mut self, effects: Effects<u64, u64, &'static str>) {
+        for effect in effects {
+            match effect {
+                Effect::HandOver { reply, action, held } => {
+                    let index = self.waiting.remove(&reply).expect("a waiter is answered once");
+                    assert_eq!(held.bytes, self.needs[index].memory.bytes());
+                    assert_eq!(self.alive.get(&held.container), Some(&held.bytes), "a living container is handed over");
+                    self.served += 1;
+                    self.leases.push((action, held));
+                }
+                Effect::Refuse { reply, .. } => {
+                    self.waiting.remove(&reply).expect("a waiter is answered once");
+                }
+                Effect::Start { action, id, need } => self.creating.push((action, id, need.memory.bytes())),
+                Effect::CreateCell { cell, id, config } => self.cells.push((cell, id, config.memory.bytes())),
+                Effect::Pause { action, idle, .. } => self.pausing.push((action, idle)),
+                Effect::Resume { action, idle, .. } => self.resuming.push((action, idle)),
+                Effect::Destroy { held, evicted } => {
+                    self.evicted += usize::from(evicted);
+                    let bytes = self.alive.remove(&held.container).expect("a container is destroyed once");
+                    self.destroying.push((held.container, bytes));
+                }
+                Effect::CellDoesNotFit { .. } | Effect::ActionGone { .. } => {}
+            }
+        }
+    }
+
+    /// Index of a random element.
+    fn pick<T>(random: &mut StdRng, of: &[T]) -> Option<usize> {
+        (!of.is_empty()).then(|| random.random_range(0..of.len()))
+    }
+
+    fn acquire(&mut self) {
+        let index = self.random.random_range(0..self.needs.len());
+        let need = self.needs[index].clone();
+        if self.random.random_bool(0.7)
+            && let Some((action, held)) = self.state.take_warm(&need.key)
+        {
+            self.served += 1;
+            return self.leases.push((action, held));
+        }
+        let waiter = self.next_waiter;
+        self.next_waiter += 1;
+        self.waiting.insert(waiter, index);
+        let effects = self.state.acquire(need, WaiterId(waiter), waiter);
+        self.take_in(effects);
+    }
+
+    fn cancel(&mut self) {
+        let waiters: Vec<_> = self.waiting.iter().map(|(waiter, index)| (*waiter, *index)).collect();
+        let Some((waiter, index)) = waiters.choose(&mut self.random).copied() else { return };
+        let key = self.needs[index].key.clone();
+        let effects = self.state.cancel(&key, WaiterId(waiter));
+        self.waiting.remove(&waiter);
+        self.take_in(effects);
+    }
+
+    fn end_lease(&mut self, well: bool) {
+        let Some(at) = Self::pick(&mut self.random, &self.leases) else { return };
+        let (action, held) = self.leases.swap_remove(at);
+        let effects = match (well, self.random.random_bool(0.1)) {
+            (true, true) => self.state.hand_back(action, held, self.now),
+            (true, false) => self.state.give_back(action, held, self.now),
+            (false, _) => self.state.discard(action, held),
+        };
+        self.take_in(effects);
+    }
+
+    fn end_creation(&mut self, well: bool) {
+        if let Some(at) = Self::pick(&mut self.random, &self.creating) {
+            let (action, id, bytes) = self.creating.swap_remove(at);
+            let effects = if well {
+                self.alive.insert(id.0, bytes);
+                self.state.started(action, id, id.0, self.now)
+            } else {
+                self.state.start_failed(action, "failed")
+            };
+            self.take_in(effects);
+        }
+        if let Some(at) = Self::pick(&mut self.random, &self.cells) {
+            let (cell, id, bytes) = self.cells.swap_remove(at);
+            let effects = if well {
+                self.alive.insert(id.0, bytes);
+                self.state.cell_created(cell, id, bytes, id.0)
+            } else {
+                let mut effects = self.state.cell_failed(cell);
+                effects.extend(self.state.retry_cell(cell));
+                effects
+            };
+            self.take_in(effects);
+        }
+    }
+
+    fn end_pause_or_resume(&mut self, well: bool) {
+        let lost = self.random.random_bool(0.3);
+        if let Some(at) = Self::pick(&mut self.random, &self.pausing) {
+            let (action, idle) = self.pausing.swap_remove(at);
+            let effects = match (well, lost) {
+                (true, _) => self.state.paused(action, idle, self.now),
+                (false, false) => self.state.pause_failed(action, Some(idle.held)),
+                (false, true) => {
+                    self.alive.remove(&idle.held.container);
+                    self.state.pause_failed(action, None)
+                }
+            };
+            self.take_in(effects);
+        }
+        if let Some(at) = Self::pick(&mut self.random, &self.resuming) {
+            let (action, idle) = self.resuming.swap_remove(at);
+            let effects = match (well, lost) {
+                (true, _) => self.state.resumed(action, idle, self.now),
+                (false, false) => self.state.resume_failed(action, Some(idle.held)),
+                (false, true) => {
+                    self.alive.remove(&idle.held.container);
+                    self.state.resume_failed(action, None)
+                }
+            };
+            self.take_in(effects);
+        }
+    }
+
+    fn end_destruction(&mut self) {
+        if let Some(at) = Self::pick(&mut self.random, &self.destroying) {
+            let (_, bytes) = self.destroying.swap_remove(at);
+            let effects = self.state.destroyed(bytes);
+            self.take_in(effects);
+        }
+    }
+
+    fn tick(&mut self) {
+        for need in self.needs.clone() {
+            let effects = self.state.tick(&need.key, self.now);
+            self.take_in(effects);
+        }
+    }
+
+    fn step(&mut self) {
+        self.now += Duration::from_millis(self.random.random_range(0..500));
+        match self.random.random_range(0..100) {
+            0..35 => self.acquire(),
+            35..39 => self.cancel(),
+            39..65 => self.end_lease(true),
+            65..69 => self.end_lease(false),
+            69..80 => self.end_creation(true),
+            80..82 => self.end_creation(false),
+            82..89 => self.end_destruction(),
+            89..94 => self.end_pause_or_resume(true),
+            94..95 => self.end_pause_or_resume(false),
+            95..98 => self.tick(),
+            _ => self.now += Duration::from_secs(self.random.random_range(1..30)),
+        }
+        self.check();
+    }
+
+    /// Compares the state's books with the world's.
+    fn check(&mut self) {
+        let memory = self.state.memory();
+        let (limit, committed, occupied) = (memory.limit(), memory.committed(), memory.occupied());
+        let evictable = memory.evictable();
+        let being_created: u64 = self.creating.iter().map(|entry| entry.2).sum::<u64>()
+            + self.cells.iter().map(|entry| entry.2).sum::<u64>();
+        let living: u64 = self.alive.values().sum();
+        let dying: u64 = self.destroying.iter().map(|entry| entry.1).sum();
+        assert!(occupied <= limit && committed <= limit, "{committed} or {occupied} of {limit}");
+        assert_eq!(occupied, being_created + living + dying, "what really exists");
+        assert!(self.creating.len() + self.cells.len() <= self.creations, "creations are bounded");
+
+        let mut places = BTreeSet::new();
+        let (mut queued_bytes, mut idle_bytes, mut waiters, mut admitted) = (0, 0, 0, 0);
+        for (_, action) in self.state.actions.iter() {
+            queued_bytes += action.queued as u64 * action.bytes();
+            waiters += action.waiters.len();
+            admitted += action.admitted;
+            let paused = action.paused.iter().map(|(idle, _)| idle);
+            for idle in action.idle.iter().chain(paused) {
+                idle_bytes += idle.held.bytes;
+                assert!(places.insert(idle.held.container), "one place");
+            }
+            assert!(action.admitted <= action.coming(), "a promise is backed by a container on its way");
+            assert!(action.admitted <= action.waiters.len());
+            assert!(action.queued == 0 || action.coming() == action.admitted, "no start in excess is begun");
+            assert!(action.admitted == 0 || action.idle.is_empty(), "an idle one goes to who has a promise");
+        }
+        assert_eq!(committed, being_created + living + queued_bytes, "what is meant to live");
+        assert_eq!(evictable, idle_bytes);
+        assert_eq!(waiters, self.waiting.len(), "nobody is forgotten");
+        assert_eq!(self.state.buffer.len(), waiters - admitted, "who has no promise has a ticket");
+        let elsewhere = self.leases.iter().map(|(_, held)| held.container);
+        let elsewhere = elsewhere.chain(self.pausing.iter().map(|(_, idle)| idle.held.container));
+        let elsewhere = elsewhere.chain(self.resuming.iter().map(|(_, idle)| idle.held.container));
+        for container in elsewhere {
+            assert!(places.insert(container), "one place");
+        }
+        let in_cells: usize = self.state.cells.counts().map(|(_, ready, _)| ready).sum();
+        assert_eq!(places.len() + in_cells, self.alive.len(), "no container is lost");
+
+        // Nobody waits in vain: the head needs more than there is, even if all that is idle were evicted.
+        if let Some((_, id)) = self.state.buffer.head() {
+            let action = self.state.actions.get(id);
+            assert!(action.idle.is_empty() && action.paused.is_empty() && action.pausing == action.pausing_claimed);
+            assert_eq!(action.coming(), action.admitted);
+            let bytes = action.bytes();
+            assert!(!self.state.memory.fits_by_evicting(bytes));
+        }
+        if let Some(id) = self.state.starts.front().copied() {
+            let bytes = self.state.actions.get(id).bytes();
+            let slots_used = self.creating.len() + self.cells.len();
+            assert!(
+                slots_used == self.creations || !self.state.memory.has_room(bytes),
+                "a start does not wait in vain"
+            );
+        }
+    }
+
+    /// Ends everything that is under way, well, until nobody waits.
+    fn settle(&mut self) {
+        for _ in 0..10_000 {
+            if self.waiting.is_empty() && self.leases.is_empty() && self.creating.is_empty() {
+                return;
+            }
+            self.end_creation(true);
+            self.end_destruction();
+            self.end_pause_or_resume(true);
+            self.end_lease(true);
+            self.check();
+        }
+        panic!("{} still wait, report {:?}", self.waiting.len(), self.state.report());
+    }
+
+    fn close(&mut self) {
+        let effects = self.state.close();
+        self.take_in(effects);
+        assert!(self.waiting.is_empty(), "all are refused");
+        for _ in 0..10_000 {
+            let under_way = self.creating.len() + self.cells.len() + self.pausing.len() + self.resuming.len();
+            if under_way + self.leases.len() + self.destroying.len() == 0 {
+                break;
+            }
+            self.end_creation(true);
+            self.end_destruction();
+            self.end_pause_or_resume(true);
+            self.end_lease(true);
+        }
+        assert_eq!((self.state.memory().committed(), self.state.memory().occupied()), (0, 0));
+        assert!(self.alive.is_empty());
+        assert!(self.state.actions.iter().next().is_none(), "nothing is left of any action");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn the_books_agree_whatever_happens(setup in setups()) {
+        let mut world = World::new(&setup);
+        for _ in 0..setup.steps {
+            world.step();
+        }
+        world.settle();
+        world.close();
+    }
+
+    #[test]
+    fn a_pool_closes_in_the_middle_of_anything(setup in setups(), steps in 0usize..200) {
+        let mut world = World::new(&setup);
+        for _ in 0..steps {
+            world.step();
+        }
+        world.close();
+    }
+}
+
+/// The random histories must reach the corners, or the properties say little.
+#[test]
+fn histories_reach_evictions_queues_and_service() {
+    let action_mb = vec![128, 256, 256, 512];
+    let setup = Setup {
+        seed: 7,
+        steps: 5000,
+        memory_mb: 1024,
+        action_mb,
+        run_buffer: 20,
+        creations: 3,
+        cells: 1,
+        pauses: true,
+    };
+    let mut world = World::new(&setup);
+    let mut queued = 0;
+    for _ in 0..setup.steps {
+        world.step();
+        queued += usize::from(!world.state.buffer.is_empty());
+    }
+    assert!(world.served > 300, "{} served", world.served);
+    assert!(world.evicted > 50, "{} evicted", world.evicted);
+    assert!(queued > 500, "{queued} steps with a queue");
+}
+
+/// With leases that end well, waiters are served in the order in which they came, over all actions.
+#[test]
+fn admission_is_first_come_first_served() {
+    for seed in 0..200 {
+        let action_mb = vec![128, 256, 512];
+        let setup = Setup {
+            seed,
+            steps: 300,
+            memory_mb: 700,
+            action_mb,
+            run_buffer: 50,
+            creations: 4,
+            cells: 0,
+            pauses: false,
+        };
+        let mut world = World::new(&setup);
+        let mut highest_admitted = None;
+        for _ in 0..setup.steps {
+            match world.random.random_range(0..4) {
+                0 => world.acquire(),
+                1 => world.end_lease(true),
+                2 => world.end_creation(true),
+                _ => world.end_destruction(),
+            }
+            world.now += Duration::from_millis(1);
+            world.check();
+            let in_buffer = world.state.buffer.head().map(|(ticket, _)| ticket);
+            let actions = world.state.actions.iter();
+            let admitted = actions.flat_map(|(_, action)| action.waiters.iter().take(action.admitted));
+            highest_admitted = admitted.map(|waiter| waiter.ticket).max().max(highest_admitted);
+            if let (Some(head), Some(admitted)) = (in_buffer, highest_admitted) {
+                assert!(admitted < head, "seed {seed}: {admitted:?} overtook {head:?}");
+            }
+        }
+        world.settle();
+    }
+}

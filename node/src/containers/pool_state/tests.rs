@@ -306,14 +306,14 @@ fn a_stem_cell_must_match_kind_and_memory_exactly_and_is_replaced() {
     node.log();
     node.acquire(&need("match", 256));
     assert_eq!(node.log(), ["4 gets 0 Prewarmed"]);
-    node.started();
-    node.started();
-    node.started();
-    node.log();
+    for _ in 0..3 {
+        node.started();
+    }
+    // 128 + 256 + 256 + 256 MB are in use when the last start has begun.
+    assert_eq!(node.log().iter().filter(|did| *did == "no room for a cell of nodejs:20").count(), 1);
     node.give_back(1);
-    assert_eq!(node.log(), ["no room for a cell of nodejs:20"], "128 + 256 + 256 + 256 MB: reported once");
     node.give_back(2);
-    assert_eq!(node.log(), [""; 0]);
+    assert_eq!(node.log(), [""; 0], "it is reported once");
 }
 
 #[test]
