@@ -259,9 +259,9 @@ pub fn image_pull_error(image: impl Display) -> String {
 }
 
 /// The action was deleted between acceptance and start.
-pub const ACTION_GONE: &str = "Action could not be found or may have been deleted.";
+pub const ACTION_REMOVED: &str = "Action could not be found or may have been deleted.";
 pub const ACTION_VERSION_MISMATCH: &str = "Action version is not compatible and cannot be invoked.";
-pub const ACTION_NOT_FETCHED: &str = "Action could not be fetched.";
+pub const ACTION_FETCH_ERROR: &str = "Action could not be fetched.";
 pub const NAMESPACE_BLACKLISTED: &str = "The action was not invoked due to a blacklisted namespace.";
 
 // ---- log lines of the platform --------------------------------------------------------------------------------
