@@ -16,19 +16,18 @@
 
 mod action;
 mod admission;
+mod decision;
+mod lifecycle;
 #[cfg(test)]
 mod random_tests;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, time::Instant};
 
 pub use action::{ActionId, Idle};
 use action::{Actions, Waiter};
+pub use decision::{ContainerId, Effect, Effects, Held, Limits, Refusal, WaiterId};
 use protocol::ByteSize;
 
 use super::{
@@ -37,105 +36,6 @@ use super::{
     prewarm::{CellId, Cells, StemCell},
     report::{ActionReport, PoolReport, PrewarmReport},
 };
-
-/// A container of this node in this process; also the counter in its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ContainerId(pub u64);
-
-/// One call of `acquire`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct WaiterId(pub u64);
-
-/// A container as this state passes it on; `C` is the container itself, of which nothing is known here.
-#[derive(Debug)]
-pub struct Held<C> {
-    pub id: ContainerId,
-    pub bytes: u64,
-    /// How it starts its next activation; [`StartKind::Warm`] only if it has its code.
-    pub start: StartKind,
-    pub container: C,
-}
-
-/// Bounds and times.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// For all containers of the node together.
-    pub memory: ByteSize,
-    /// How many activations may wait for memory.
-    pub run_buffer: usize,
-    /// How many creations may be under way.
-    pub creations: usize,
-    /// Idle for so long, a container is paused; `None`: never.
-    pub pause_grace: Option<Duration>,
-    /// Paused (or idle, if there is no pausing) for so long, it is removed.
-    pub idle_timeout: Duration,
-}
-
-/// Why a waiter gets none.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Refusal<E> {
-    Full,
-    /// `largest`: what a container can have at most here.
-    TooLarge {
-        needed: ByteSize,
-        largest: ByteSize,
-    },
-    ShuttingDown,
-    Create(E),
-}
-
-/// What the caller of a method of [`PoolState`] has to carry out, in order, after it has released the lock.
-#[derive(Debug)]
-#[must_use]
-pub enum Effect<C, W, E> {
-    /// Give the container to the waiter; [`PoolState::hand_back`] if it has gone.
-    HandOver {
-        reply: W,
-        action: ActionId,
-        held: Held<C>,
-    },
-    Refuse {
-        reply: W,
-        refusal: Refusal<E>,
-    },
-    /// Then [`PoolState::started`] or [`PoolState::start_failed`].
-    Start {
-        action: ActionId,
-        id: ContainerId,
-        need: Arc<Need>,
-    },
-    /// Then [`PoolState::paused`] or [`PoolState::pause_failed`].
-    Pause {
-        action: ActionId,
-        need: Arc<Need>,
-        idle: Idle<C>,
-    },
-    /// Then [`PoolState::resumed`] or [`PoolState::resume_failed`].
-    Resume {
-        action: ActionId,
-        need: Arc<Need>,
-        idle: Idle<C>,
-    },
-    /// Then [`PoolState::destroyed`].
-    Destroy {
-        held: Held<C>,
-        evicted: bool,
-    },
-    /// Then [`PoolState::cell_created`] or [`PoolState::cell_failed`].
-    CreateCell {
-        cell: CellId,
-        id: ContainerId,
-        config: StemCell,
-    },
-    /// For the log: a stem cell is not created for want of memory.
-    CellDoesNotFit {
-        config: StemCell,
-    },
-    /// Nothing of the action is left: its actor may leave.
-    ActionGone {
-        need: Arc<Need>,
-    },
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -162,9 +62,6 @@ pub struct PoolState<C, W, E> {
     next_ticket: u64,
     effects: Vec<Effect<C, W, E>>,
 }
-
-/// What one event leads to.
-pub type Effects<C, W, E> = Vec<Effect<C, W, E>>;
 
 impl<C, W, E> PoolState<C, W, E> {
     pub fn new(limits: Limits, cells: Vec<StemCell>) -> Self {
@@ -299,44 +196,6 @@ impl<C, W, E> PoolState<C, W, E> {
         self.take_effects()
     }
 
-    pub fn paused(&mut self, id: ActionId, idle: Idle<C>, now: Instant) -> Effects<C, W, E> {
-        let action = self.actions.get(id);
-        action.pausing -= 1;
-        if self.phase == Phase::Closed {
-            self.destroy(idle.held, false);
-        } else if action.pausing_claimed > 0 {
-            action.pausing_claimed -= 1;
-            action.resuming += 1;
-            self.effects.push(Effect::Resume { action: id, need: action.need.clone(), idle });
-        } else {
-            self.memory.idle(idle.held.bytes);
-            action.paused.push_back((idle, now));
-            self.serve();
-        }
-        self.forget_if_unused(id);
-        self.take_effects()
-    }
-
-    /// `held`: what is left of it, to be destroyed; `None`: it is gone already.
-    pub fn pause_failed(&mut self, id: ActionId, held: Option<Held<C>>) -> Effects<C, W, E> {
-        let action = self.actions.get(id);
-        action.pausing -= 1;
-        action.pausing_claimed = action.pausing_claimed.min(action.pausing);
-        self.lost(id, held)
-    }
-
-    pub fn resumed(&mut self, id: ActionId, idle: Idle<C>, now: Instant) -> Effects<C, W, E> {
-        self.actions.get(id).resuming -= 1;
-        self.offer(id, idle.held, now);
-        self.take_effects()
-    }
-
-    /// `held`: as in [`PoolState::pause_failed`]. Its waiter finds another container.
-    pub fn resume_failed(&mut self, id: ActionId, held: Option<Held<C>>) -> Effects<C, W, E> {
-        self.actions.get(id).resuming -= 1;
-        self.lost(id, held)
-    }
-
     pub fn cell_created(&mut self, cell: CellId, id: ContainerId, bytes: u64, value: C) -> Effects<C, W, E> {
         self.creating -= 1;
         let held = Held { id, bytes, start: StartKind::Prewarmed, container: value };
@@ -369,80 +228,6 @@ impl<C, W, E> PoolState<C, W, E> {
     /// Creates the first stem cells.
     pub fn open(&mut self) -> Effects<C, W, E> {
         self.begin_starts();
-        self.take_effects()
-    }
-
-    /// Pauses and removes what has been idle for long enough.
-    pub fn tick(&mut self, key: &PoolKey, now: Instant) -> Effects<C, W, E> {
-        let Some(id) = self.actions.find(key) else { return Vec::new() };
-        let grace = self.limits.pause_grace;
-        let action = self.actions.get(id);
-        let mut removed = Vec::new();
-        while action.paused.front().is_some_and(|(_, since)| now.duration_since(*since) >= self.limits.idle_timeout) {
-            removed.extend(action.paused.pop_front().map(|(idle, _)| idle.held));
-        }
-        let due = |idle: &mut Idle<C>| now.duration_since(idle.last_used) >= grace.unwrap_or(self.limits.idle_timeout);
-        for idle in action.idle.extract_if(.., due) {
-            if grace.is_some() {
-                action.pausing += 1;
-                self.memory.not_idle(idle.held.bytes);
-                self.effects.push(Effect::Pause { action: id, need: action.need.clone(), idle });
-            } else {
-                removed.push(idle.held);
-            }
-        }
-        for held in removed {
-            self.memory.not_idle(held.bytes);
-            self.destroy(held, false);
-        }
-        self.serve();
-        self.forget_if_unused(id);
-        self.take_effects()
-    }
-
-    /// When [`PoolState::tick`] may have something to do for `key`; `None`: not before someone acquires again.
-    pub fn next_tick(&mut self, key: &PoolKey, now: Instant) -> Option<Instant> {
-        let id = self.actions.find(key)?;
-        let action = self.actions.get(id);
-        let wait = self.limits.pause_grace.unwrap_or(self.limits.idle_timeout);
-        let due = action.idle.iter().map(|idle| idle.last_used + wait).min();
-        let removal = action.paused.front().map(|(_, since)| *since + self.limits.idle_timeout);
-        // What is in use now becomes idle without any message.
-        let later = (action.busy + action.pausing + action.coming() > 0).then(|| now + wait);
-        due.into_iter().chain(removal).chain(later).min()
-    }
-
-    /// From now on nobody new is served.
-    pub fn drain(&mut self) {
-        if self.phase == Phase::Open {
-            self.phase = Phase::Draining;
-        }
-    }
-
-    /// Refuses all who wait and destroys all that is not leased; the rest when it comes back.
-    pub fn close(&mut self) -> Effects<C, W, E> {
-        self.phase = Phase::Closed;
-        let ids: Vec<_> = self.actions.iter().map(|(id, _)| id).collect();
-        for id in ids {
-            let action = self.actions.get(id);
-            action.admitted = 0;
-            for waiter in action.waiters.drain(..) {
-                self.buffer.remove(waiter.ticket);
-                self.effects.push(Effect::Refuse { reply: waiter.reply, refusal: Refusal::ShuttingDown });
-            }
-            action.pausing_claimed = 0;
-            let paused = action.paused.drain(..).map(|(idle, _)| idle);
-            let unused: Vec<_> = action.idle.drain(..).chain(paused).collect();
-            for idle in unused {
-                self.memory.not_idle(idle.held.bytes);
-                self.destroy(idle.held, false);
-            }
-            self.call_off_excess(id);
-            self.forget_if_unused(id);
-        }
-        for held in self.cells.take_all() {
-            self.destroy(held, false);
-        }
         self.take_effects()
     }
 

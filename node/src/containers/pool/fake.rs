@@ -81,7 +81,7 @@ impl Backend for Fake {
         tokio::time::sleep(self.create_takes).await;
         assert!(!self.switches.panic_in_create.load(SeqCst), "asked to panic");
         let fail_every = self.switches.fail_every.load(SeqCst);
-        if fail_every > 0 && number % fail_every == 0 {
+        if fail_every > 0 && number.is_multiple_of(fail_every) {
             return Err(CreateError::Platform(format!("creation {number} failed")));
         }
         Ok(Box::new(container))

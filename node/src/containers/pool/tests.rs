@@ -236,14 +236,14 @@ async fn cancelled_callers_leave_the_queue_and_their_containers_to_others() {
         tokio::task::yield_now().await;
         let last = callers.pop().expect("eight of them");
         callers.iter().for_each(|caller| caller.abort());
-        let lease = timeout(FOREVER, last).await.expect("the last is served").expect("no panic");
-        give_back(lease.expect("a container"));
         for caller in callers {
             // One that was faster than its cancellation.
             if let Ok(Ok(lease)) = caller.await {
                 give_back(lease);
             }
         }
+        let lease = timeout(FOREVER, last).await.expect("the last is served").expect("no panic");
+        give_back(lease.expect("a container"));
     }
     until(&pools, "an empty queue", |report| report.actions.iter().all(|action| action.waiters + action.busy == 0))
         .await;

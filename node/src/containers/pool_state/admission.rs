@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{ActionId, ContainerId, Effect, Effects, Held, Idle, Phase, PoolState};
+use super::{ActionId, ContainerId, Effect, Held, Idle, Phase, PoolState};
 use crate::containers::{StartKind, memory::Ticket};
 
 impl<C, W, E> PoolState<C, W, E> {
@@ -177,26 +177,6 @@ impl<C, W, E> PoolState<C, W, E> {
             }
         }
         self.memory.fits(bytes)
-    }
-
-    /// A container failed while it was paused or resumed; whoever had its promise finds another.
-    pub(super) fn lost(&mut self, id: ActionId, held: Option<Held<C>>) -> Effects<C, W, E> {
-        let bytes = self.actions.get(id).bytes();
-        match held {
-            Some(held) => self.destroy(held, false),
-            None => {
-                self.memory.uncommit(bytes);
-                self.memory.vacate(bytes);
-            }
-        }
-        let action = self.actions.get(id);
-        while action.coming() < action.admitted {
-            action.admitted -= 1;
-            self.buffer.insert(action.waiters[action.admitted].ticket, id);
-        }
-        self.serve();
-        self.forget_if_unused(id);
-        self.take_effects()
     }
 
     /// A living container makes way; its memory is occupied until [`PoolState::destroyed`].
