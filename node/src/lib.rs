@@ -4,6 +4,7 @@
 
 pub mod activations;
 pub mod clock;
+pub mod config;
 pub mod containers;
 pub mod entities;
 pub mod invoke;

@@ -1,0 +1,117 @@
+//! `[containers]`: what runs actions, and how many.
+
+use std::time::Duration;
+
+use protocol::ByteSize;
+use serde::Deserialize;
+
+use super::{ConfigError, HumanDuration, HumanSize, http::cores};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Containers {
+    /// Default `auto`.
+    pub backend: BackendChoice,
+    /// Lets actions run where a layer of the sandbox is missing. They may then read what the node reads. Default off.
+    pub unsafe_no_sandbox: bool,
+    /// Sum of the memory limits of all containers, warm, prewarmed and running. Default `2GB`.
+    pub memory: ByteSize,
+    /// Invocations that wait for a container on this node; more are refused with 429. Default 1,000.
+    pub run_buffer: usize,
+    /// Containers that start at once. Default: twice the number of cores.
+    pub creations: usize,
+    /// A container that idles this long is paused; 0: never. Default 10 s.
+    pub pause_grace: Option<Duration>,
+    /// A container that idles this long is removed. Default 10 min.
+    pub idle_timeout: Duration,
+    /// Containers kept ready without code. Default: one of 256 MB for `nodejs:default`; Python needs none, its
+    /// containers are forked from a warm process.
+    pub prewarm: Vec<Prewarm>,
+}
+
+/// What runs containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendChoice {
+    /// The best one that works here: now always `process`.
+    #[default]
+    Auto,
+    /// Sandboxed processes of this machine's interpreters, and compiled programs.
+    Process,
+    /// No containers at all: answers are made up. For tests and benchmarks of the node itself.
+    Simulated,
+}
+
+/// Containers kept ready for one kind. A kind that this machine lacks is skipped with a warning.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prewarm {
+    /// Such as `nodejs:20` or `nodejs:default`.
+    pub kind: String,
+    /// Only actions with exactly this memory limit use them. Default 256 MB.
+    pub memory: ByteSize,
+    /// Default 1.
+    pub count: usize,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Written {
+    pub backend: Option<BackendChoice>,
+    pub unsafe_no_sandbox: Option<bool>,
+    pub memory: Option<HumanSize>,
+    run_buffer: Option<usize>,
+    creations: Option<usize>,
+    pause_grace: Option<HumanDuration>,
+    idle_timeout: Option<HumanDuration>,
+    prewarm: Option<Vec<WrittenPrewarm>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenPrewarm {
+    kind: String,
+    memory: Option<HumanSize>,
+    count: Option<usize>,
+}
+
+impl Written {
+    pub fn checked(self) -> Result<Containers, ConfigError> {
+        let prewarm = match self.prewarm {
+            None => vec![Prewarm { kind: "nodejs:default".to_owned(), memory: ByteSize::mib(256), count: 1 }],
+            Some(written) => written.into_iter().map(WrittenPrewarm::checked).collect::<Result<_, _>>()?,
+        };
+        let containers = Containers {
+            backend: self.backend.unwrap_or_default(),
+            unsafe_no_sandbox: self.unsafe_no_sandbox.unwrap_or(false),
+            memory: self.memory.map_or(ByteSize::mib(2048), ByteSize::from),
+            run_buffer: self.run_buffer.unwrap_or(1_000),
+            creations: self.creations.unwrap_or_else(|| 2 * cores()),
+            pause_grace: self.pause_grace.map_or(Some(Duration::from_secs(10)), |HumanDuration(grace)| {
+                Some(grace).filter(|grace| !grace.is_zero())
+            }),
+            idle_timeout: self.idle_timeout.map_or(Duration::from_secs(600), Duration::from),
+            prewarm,
+        };
+        if containers.creations == 0 {
+            return Err(ConfigError::invalid("containers.creations", "must be at least 1"));
+        }
+        let prewarmed: u128 =
+            containers.prewarm.iter().map(|cells| u128::from(cells.memory.bytes()) * cells.count as u128).sum();
+        if prewarmed > u128::from(containers.memory.bytes()) {
+            return Err(ConfigError::invalid("containers.prewarm", "needs more than containers.memory"));
+        }
+        Ok(containers)
+    }
+}
+
+impl WrittenPrewarm {
+    fn checked(self) -> Result<Prewarm, ConfigError> {
+        let memory = self.memory.map_or(ByteSize::mib(256), ByteSize::from);
+        if memory.as_mib() == 0 {
+            return Err(ConfigError::invalid("containers.prewarm", "memory must be at least 1 MB"));
+        }
+        if !self.kind.contains(':') {
+            return Err(ConfigError::invalid("containers.prewarm", "kind must be such as nodejs:20 or nodejs:default"));
+        }
+        Ok(Prewarm { kind: self.kind, memory, count: self.count.unwrap_or(1) })
+    }
+}
