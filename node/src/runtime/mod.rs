@@ -13,6 +13,7 @@ pub mod http1;
 pub mod launch_exec;
 pub mod outcome;
 pub mod proxy_client;
+pub mod zygote;
 
 pub use outcome::{InitVerdict, RunVerdict, classify_init, classify_run};
 pub use proxy_client::{Answer, AnswerBody, AnswerLimits, CallOutcome, Endpoint, Observed, ProxyConnection};

@@ -1,5 +1,7 @@
 //! What a container is, whatever runs it. One test suite (`suite.rs`) holds every implementation to this.
 
+pub mod interpreters;
+pub mod process;
 pub mod simulated;
 pub mod sandbox;
 

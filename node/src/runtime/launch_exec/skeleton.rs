@@ -119,7 +119,8 @@ mod tests {
 
     #[test]
     fn the_last_line_is_held_back_whatever_the_pieces() {
-        let cases: [(&[&[u8]], &[u8], &[u8]); 7] = [
+        type Case = (&'static [&'static [u8]], &'static [u8], &'static [u8]);
+        let cases: [Case; 7] = [
             (&[b"a\nb\n{}\n"], b"a\nb\n", b"{}"),
             (&[b"a\nb\n{}"], b"a\nb\n", b"{}"),
             (&[b"a\n", b"{}\n"], b"a\n", b"{}"),

@@ -1,0 +1,10 @@
+//! The container contract on every back end and runtime, and what is particular to each.
+
+mod executables;
+mod nodejs;
+mod python;
+mod simulated;
+mod support;
+
+#[path = "../../src/containers/backend/suite.rs"]
+mod suite;

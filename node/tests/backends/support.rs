@@ -1,0 +1,78 @@
+//! Process back ends for the tests, and code in the form in which clients send it.
+
+use std::{
+    io::{Cursor, Write},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use node::containers::backend::{
+    Backend,
+    process::{ProcessBackend, ProcessConfig, SandboxConfig},
+};
+use zip::write::SimpleFileOptions;
+
+/// A back end in a folder of its own.
+pub struct Fixture {
+    pub backend: ProcessBackend,
+    /// Its sandbox watches over memory.
+    pub limits_memory: bool,
+    _folder: tempfile::TempDir,
+}
+
+impl Fixture {
+    pub async fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let sandbox = SandboxConfig { state_dir: folder.path().join("sandbox"), read_only: Vec::new() };
+        let mut config = ProcessConfig::from_environment(sandbox, folder.path().join("process")).expect("a config");
+        config.program = PathBuf::from(env!("CARGO_BIN_EXE_whisp"));
+        let backend = ProcessBackend::start(config).await.expect("a back end");
+        Self { backend, limits_memory: false, _folder: folder }
+    }
+
+    pub async fn stop(self) {
+        self.backend.shutdown().await;
+    }
+}
+
+/// `bytes` as the code of a binary action.
+pub fn binary(bytes: impl AsRef<[u8]>) -> (String, bool) {
+    (STANDARD.encode(bytes), true)
+}
+
+/// Plain text as the code of an action.
+pub fn text(code: &str) -> (String, bool) {
+    (code.to_owned(), false)
+}
+
+/// A zip with files of mode 755.
+pub fn zip(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    for (name, content) in files {
+        let options = SimpleFileOptions::default().unix_permissions(0o755).large_file(false);
+        writer.start_file(*name, options).expect("an entry");
+        writer.write_all(content).expect("its content");
+    }
+    writer.finish().expect("a zip").into_inner()
+}
+
+/// A tar.gz with files of mode 755.
+pub fn targz(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let gz = flate2::GzBuilder::new().write(Vec::new(), flate2::Compression::default());
+    let mut builder = tar::Builder::new(gz);
+    for (name, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o755);
+        builder.append_data(&mut header, name, *content).expect("an entry");
+    }
+    builder.into_inner().expect("a tar").finish().expect("a gz")
+}
+
+/// Runs a compiler and returns what it made at `output`.
+pub fn compile(command: &mut Command, output: &Path) -> Vec<u8> {
+    let done = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
+    std::fs::read(output).expect("the program")
+}
