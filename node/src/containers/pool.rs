@@ -28,7 +28,10 @@ use super::{
     prewarm::StemCell,
     report::PoolReport,
 };
-use crate::invoke::action_actor::{Acquire, Actors};
+use crate::{
+    config,
+    invoke::action_actor::{Acquire, Actors},
+};
 
 /// How the pools of a node behave.
 #[derive(Debug, Clone)]
@@ -52,6 +55,18 @@ impl Default for Limits {
             creations: 2 * std::thread::available_parallelism().map_or(1, |cores| cores.get()),
             pause_grace: Some(Duration::from_secs(10)),
             idle_timeout: Duration::from_secs(600),
+        }
+    }
+}
+
+impl From<&config::Containers> for Limits {
+    fn from(config: &config::Containers) -> Self {
+        Self {
+            memory: config.memory,
+            run_buffer: config.run_buffer,
+            creations: config.creations,
+            pause_grace: config.pause_grace,
+            idle_timeout: config.idle_timeout,
         }
     }
 }

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use protocol::ByteSize;
 
 use super::{Need, need::container_name, pool_state::Held};
+use crate::config;
 
 /// How many containers of one kind and memory are kept ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +21,19 @@ pub struct StemCell {
 }
 
 impl StemCell {
+    /// Those that the configuration asks for. `resolve`: the kind that runs here for one as written
+    /// (`nodejs:default`); what it does not know is left out with a warning.
+    pub fn configured(prewarm: &[config::Prewarm], resolve: impl Fn(&str) -> Option<String>) -> Vec<Self> {
+        let cell = |cell: &config::Prewarm| match resolve(&cell.kind) {
+            Some(kind) => Some(Self { kind, memory: cell.memory, count: cell.count }),
+            None => {
+                tracing::warn!(kind = cell.kind, "kind not available here, none of it is prewarmed");
+                None
+            }
+        };
+        prewarm.iter().filter_map(cell).collect()
+    }
+
     pub(super) fn container_name(&self, node: u64, counter: u64) -> String {
         container_name(node, counter, "prewarm", &self.kind)
     }
@@ -128,5 +142,18 @@ impl<C> Cell<C> {
 
     fn matches(&self, need: &Need) -> bool {
         need.image.is_none() && self.config.kind == need.kind && self.config.memory == need.memory
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn configured_kinds_are_resolved_and_unknown_ones_left_out() {
+        let written = |kind: &str| config::Prewarm { kind: kind.into(), memory: ByteSize::mib(256), count: 2 };
+        let known = |kind: &str| (kind == "nodejs:default").then(|| "nodejs:20".to_owned());
+        let cells = StemCell::configured(&[written("nodejs:default"), written("cobol:60")], known);
+        assert_eq!(cells, [StemCell { kind: "nodejs:20".into(), memory: ByteSize::mib(256), count: 2 }]);
     }
 }
