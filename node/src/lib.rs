@@ -4,6 +4,7 @@
 
 pub mod activations;
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod containers;
 pub mod entities;

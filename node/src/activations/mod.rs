@@ -1,3 +1,6 @@
-//! Activation records: their logs, how they are stored and how they are found again.
+//! Records of activations: how they are put together, written and read, and the logs in them.
 
 pub mod logs;
+pub mod query;
+pub mod record;
+pub mod store;

@@ -1,0 +1,130 @@
+//! Where a finished activation goes: into its namespace's shard, whatever it takes.
+
+use std::{sync::Arc, time::Duration};
+
+use protocol::{
+    Activation, SessionId,
+    command::{Finish, INLINE_LOGS, ShardOp, ShardReply},
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::cluster::raft::{Groups, ProposeError};
+
+/// Finished activations that may wait for their record to be committed. Beyond it containers are kept from new work,
+/// so that a slow disk bounds the work and not the memory.
+const WAITING_RECORDS: usize = 4096;
+/// Pauses between proposals of a record that is not answered.
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+const LAST_RETRY: Duration = Duration::from_secs(2);
+
+/// Writes records.
+#[derive(Clone)]
+pub struct Records {
+    groups: Groups,
+    session: SessionId,
+    waiting: Arc<Semaphore>,
+}
+
+/// The right to have one record waiting. Taken before the container is given back.
+pub struct RecordPlace(#[allow(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+
+impl Records {
+    pub fn new(groups: Groups, session: SessionId) -> Self {
+        Self { groups, session, waiting: Arc::new(Semaphore::new(WAITING_RECORDS)) }
+    }
+
+    /// Waits until one more record may be on its way.
+    pub async fn place(&self) -> RecordPlace {
+        let permit = Arc::clone(&self.waiting).acquire_owned().await;
+        RecordPlace(permit.expect("the semaphore lives as long as self and is never closed"))
+    }
+
+    /// Commits `record`; with `store` false only ends what was accepted under its id. Proposed again until answered:
+    /// the first record of an activation wins, so that is safe. Gives up only when the node stops or its session is
+    /// gone, and then the cluster has finished the activation in this node's stead or will.
+    pub async fn finish(&self, mut record: Activation, store: bool, place: RecordPlace) {
+        let id = record.activation_id;
+        let shard = self.groups.shard_of(&record.namespace);
+        let mut log_parts = 0;
+        if store {
+            for lines in long_logs(&mut record.logs) {
+                let namespace = record.namespace.clone();
+                let op = ShardOp::LogPart { session: self.session, namespace, id, part: log_parts, lines };
+                if self.propose(shard, op, &record).await.is_none() {
+                    return;
+                }
+                log_parts += 1;
+            }
+        }
+        let op = ShardOp::Finish(Box::new(Finish { session: self.session, record: record.clone(), log_parts, store }));
+        match self.propose(shard, op, &record).await {
+            Some(ShardReply::Finished) | None => {}
+            Some(ShardReply::Dropped) => tracing::info!(activation_id = %id, "the activation had its record already"),
+            Some(reply) => tracing::warn!(activation_id = %id, ?reply, "the record was refused"),
+        }
+        drop(place);
+    }
+
+    async fn propose(&self, shard: protocol::ShardId, op: ShardOp, record: &Activation) -> Option<ShardReply> {
+        let mut pause = FIRST_RETRY;
+        loop {
+            match self.groups.propose_shard(shard, op.clone()).await {
+                Ok(reply) => return Some(reply),
+                Err(error @ (ProposeError::Stopped | ProposeError::Fatal(_) | ProposeError::TooLarge { .. })) => {
+                    tracing::error!(activation_id = %record.activation_id, %error, "the record is lost to this process");
+                    return None;
+                }
+                Err(error) => {
+                    tracing::warn!(activation_id = %record.activation_id, %error, "record not committed yet, trying again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LAST_RETRY);
+                }
+            }
+        }
+    }
+}
+
+/// Takes out of `logs`, in order, what does not fit into the record's own entry, in parts that each fit into one.
+/// A record with short logs keeps them all.
+fn long_logs(logs: &mut Vec<String>) -> Vec<Vec<String>> {
+    // Every line costs its length prefix too.
+    let size = |line: &String| line.len() + 8;
+    if logs.iter().map(size).sum::<usize>() <= INLINE_LOGS {
+        return Vec::new();
+    }
+    let mut parts = vec![Vec::new()];
+    let mut bytes = 0;
+    for line in logs.drain(..) {
+        bytes += size(&line);
+        if bytes > 2 * INLINE_LOGS && !parts[parts.len() - 1].is_empty() {
+            parts.push(Vec::new());
+            bytes = size(&line);
+        }
+        let last = parts.len() - 1;
+        parts[last].push(line);
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_logs_stay_in_the_record() {
+        let mut logs = vec!["line".to_owned(); 100];
+        assert!(long_logs(&mut logs).is_empty());
+        assert_eq!(logs.len(), 100);
+    }
+
+    #[test]
+    fn long_logs_leave_in_parts_that_fit_and_keep_their_order() {
+        let lines: Vec<String> = (0..20_000).map(|n| format!("{n:0>100}")).collect();
+        let mut logs = lines.clone();
+        let parts = long_logs(&mut logs);
+        assert!(logs.is_empty());
+        assert!(parts.len() > 1);
+        assert!(parts.iter().all(|part| part.iter().map(String::len).sum::<usize>() <= 2 * INLINE_LOGS));
+        assert_eq!(parts.concat(), lines);
+    }
+}

@@ -1,0 +1,125 @@
+//! Proposals to one shard: all that wait become one log entry, and a few entries are under way at once.
+//!
+//! An entry costs Raft the same whether it holds one op or five hundred, so under load ops travel together and an idle
+//! proposer adds nothing.
+
+use std::sync::Arc;
+
+use openraft::{impls::ProgressResponder, type_config::alias::OneshotReceiverOf};
+use protocol::{
+    codec,
+    command::{Command, CommandBody, MAX_ENTRY, Reply, ShardOp, ShardReply},
+};
+use raft_store::{Raft, TypeConfig};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::raft::ProposeError;
+use crate::clock;
+
+/// Most ops in one entry.
+const MAX_OPS: usize = 512;
+/// An entry is closed once its ops take this many bytes, so that large ones do not delay the small.
+const FULL_ENTRY: usize = 512 << 10;
+/// Entries of one shard under way at once: enough to hide the flush, few enough to let entries fill.
+const ENTRIES_IN_FLIGHT: usize = 4;
+/// Ops that may wait before proposers are held back.
+const QUEUE: usize = 4096;
+
+type Responder = oneshot::Sender<Result<ShardReply, ProposeError>>;
+type Written = openraft::raft::ClientWriteResult<TypeConfig>;
+
+struct Proposal {
+    op: ShardOp,
+    /// Encoded size.
+    bytes: usize,
+    reply: Responder,
+}
+
+/// Handle to the proposer of one shard.
+#[derive(Clone)]
+pub struct Proposer(mpsc::Sender<Proposal>);
+
+impl Proposer {
+    /// Starts the proposer on the current runtime; it ends when all handles are dropped.
+    pub fn start(raft: Raft) -> Self {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        tokio::spawn(run(raft, receiver));
+        Self(sender)
+    }
+
+    /// Proposes `op` and waits until it is applied. Without an answer within the caller's patience the outcome is
+    /// unknown: every op may be proposed again.
+    ///
+    /// # Errors
+    /// [`ProposeError`].
+    pub async fn propose(&self, op: ShardOp) -> Result<ShardReply, ProposeError> {
+        let bytes = codec::encoded_len(&op) as usize;
+        if bytes > MAX_ENTRY - 1024 {
+            return Err(ProposeError::TooLarge { bytes });
+        }
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Proposal { op, bytes, reply }).await.map_err(|_| ProposeError::Stopped)?;
+        answer.await.map_err(|_| ProposeError::Stopped)?
+    }
+}
+
+async fn run(raft: Raft, mut queue: mpsc::Receiver<Proposal>) {
+    let in_flight = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT));
+    let mut held: Option<Proposal> = None;
+    loop {
+        // A place first, then the ops: what arrives while all places are taken fills the next entry.
+        let Ok(place) = Arc::clone(&in_flight).acquire_owned().await else { return };
+        let first = match held.take() {
+            Some(proposal) => proposal,
+            None => match queue.recv().await {
+                Some(proposal) => proposal,
+                None => return,
+            },
+        };
+        let mut bytes = first.bytes;
+        let mut ops = vec![first.op];
+        let mut replies = vec![first.reply];
+        while ops.len() < MAX_OPS && bytes < FULL_ENTRY {
+            let Ok(next) = queue.try_recv() else { break };
+            if bytes + next.bytes > MAX_ENTRY - 1024 {
+                held = Some(next);
+                break;
+            }
+            bytes += next.bytes;
+            ops.push(next.op);
+            replies.push(next.reply);
+        }
+
+        let command = Command { now_ms: clock::unix_ms(), body: CommandBody::Shard(ops) };
+        let (responder, written) = ProgressResponder::complete_only();
+        let submitted = raft.client_write_ff(command, Some(responder)).await;
+        match submitted {
+            Ok(()) => {
+                tokio::spawn(async move {
+                    answer(written, replies).await;
+                    drop(place);
+                });
+            }
+            Err(fatal) => {
+                let error = ProposeError::Fatal(fatal.to_string());
+                replies.into_iter().for_each(|reply| drop(reply.send(Err(error.clone()))));
+            }
+        }
+    }
+}
+
+async fn answer(written: OneshotReceiverOf<TypeConfig, Written>, replies: Vec<Responder>) {
+    let outcome = match written.await {
+        Ok(Ok(response)) => match response.data {
+            Reply::Shard(answers) if answers.len() == replies.len() => Ok(answers),
+            other => Err(ProposeError::Fatal(format!("{} ops were answered with {other:?}", replies.len()))),
+        },
+        Ok(Err(refused)) => Err(ProposeError::NotLeader(refused.to_string())),
+        Err(_) => Err(ProposeError::Stopped),
+    };
+    // A proposer that went away does not want its answer.
+    match outcome {
+        Ok(answers) => replies.into_iter().zip(answers).for_each(|(reply, answer)| drop(reply.send(Ok(answer)))),
+        Err(error) => replies.into_iter().for_each(|reply| drop(reply.send(Err(error.clone())))),
+    }
+}

@@ -1,0 +1,326 @@
+//! The Raft groups of this node, and the one way to write to them.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use openraft::{
+    ServerState,
+    async_runtime::WatchReceiver,
+    error::{ClientWriteError, InitializeError, RaftError},
+};
+use protocol::{
+    EntityName, NodeId, SessionId, ShardId, codec,
+    command::{
+        Command, CommandBody, Condition, MAX_ENTRY, MetaCommand, MetaKey, MetaOp, MetaReply, MetaTxn, Origin, Reply,
+        ShardOp, ShardReply,
+    },
+};
+use raft_store::{GroupId, Observer, Raft, Store, Timers};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{proposer::Proposer, raft_network::NoPeers};
+use crate::clock;
+
+/// A write that is not answered by then is refused with 503; its outcome is unknown.
+pub const PROPOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Patience with groups that recover their state at start.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Under this key `meta` holds what was fixed at bootstrap.
+const CLUSTER_SETTING: &str = "cluster";
+
+/// What is fixed when a cluster is bootstrapped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterSettings {
+    /// UUID text; two clusters never merge.
+    pub cluster_id: String,
+    /// Number of activations groups, 1 to 64.
+    pub shards: u16,
+}
+
+/// Raft timers of the groups.
+#[derive(Debug, Clone, Copy)]
+pub struct GroupTimers {
+    pub meta: Timers,
+    pub shards: Timers,
+}
+
+/// Why a proposal has no reply.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ProposeError {
+    #[error("no leader takes the proposal: {0}")]
+    NotLeader(String),
+    #[error("not committed within {PROPOSE_TIMEOUT:?}; the outcome is unknown")]
+    Timeout,
+    #[error("{bytes} bytes do not fit into one log entry")]
+    TooLarge { bytes: usize },
+    #[error("the group has failed: {0}")]
+    Fatal(String),
+    #[error("the node is stopping")]
+    Stopped,
+}
+
+/// Why the groups did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Open(#[from] raft_store::OpenError),
+    #[error(transparent)]
+    Store(#[from] raft_store::StoreError),
+    #[error("group {group} did not start: {reason}")]
+    Group { group: GroupId, reason: String },
+    #[error("the cluster's settings: {0}")]
+    Settings(String),
+}
+
+/// All groups of this node. Cheap to clone.
+#[derive(Clone)]
+pub struct Groups(Arc<Inner>);
+
+struct Inner {
+    node: NodeId,
+    store: Store,
+    settings: ClusterSettings,
+    meta: Raft,
+    shards: Vec<(Raft, Proposer)>,
+    session: OnceLock<SessionId>,
+    sequence: AtomicU64,
+}
+
+impl Groups {
+    /// Opens `meta` and the shards on `store`, creating a cluster of one with `shards` activations groups if there is
+    /// none yet, and waits until this node leads them. Idempotent: a bootstrap that was cut off goes on.
+    ///
+    /// Runs on the Raft runtime.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(
+        node: NodeId,
+        store: Store,
+        shards: u16,
+        timers: GroupTimers,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Self, StartError> {
+        let meta = start_group(node, &store, GroupId::Meta, timers.meta, &observer).await?;
+        let settings = settings(&meta, &store, shards).await?;
+        let mut groups = Vec::with_capacity(settings.shards.into());
+        for shard in 0..settings.shards {
+            let raft = start_group(node, &store, GroupId::Shard(ShardId(shard)), timers.shards, &observer).await?;
+            let proposer = Proposer::start(raft.clone());
+            groups.push((raft, proposer));
+        }
+        let inner = Inner {
+            node,
+            store,
+            settings,
+            meta,
+            shards: groups,
+            session: OnceLock::new(),
+            sequence: AtomicU64::new(0),
+        };
+        Ok(Self(Arc::new(inner)))
+    }
+
+    pub fn node(&self) -> NodeId {
+        self.0.node
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    pub fn settings(&self) -> &ClusterSettings {
+        &self.0.settings
+    }
+
+    /// The shard of all activations of `namespace`. Stable for the life of the cluster: taken from SHA-256.
+    pub fn shard_of(&self, namespace: &EntityName) -> ShardId {
+        let digest = Sha256::digest(namespace.as_str());
+        let hash = digest.iter().take(8).fold(0_u64, |hash, byte| hash << 8 | u64::from(*byte));
+        ShardId((hash % u64::from(self.0.settings.shards)) as u16)
+    }
+
+    pub fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
+        (0..self.0.settings.shards).map(ShardId)
+    }
+
+    /// From now on proposals carry this session, so that a repeated one is not done twice.
+    pub(super) fn opened(&self, session: SessionId) {
+        // A process opens one session; a second call would be a bug of ours and keeps the first.
+        let _ = self.0.session.set(session);
+    }
+
+    /// Writes to `meta` and waits until this node has applied it.
+    ///
+    /// # Errors
+    /// [`ProposeError`]; after [`ProposeError::Timeout`] the outcome is unknown.
+    pub async fn propose_meta(&self, command: MetaCommand) -> Result<MetaReply, ProposeError> {
+        let bytes = codec::encoded_len(&command) as usize;
+        if bytes > MAX_ENTRY - 1024 {
+            return Err(ProposeError::TooLarge { bytes });
+        }
+        let origin = self
+            .0
+            .session
+            .get()
+            .map(|session| Origin { session: *session, sequence: self.0.sequence.fetch_add(1, Ordering::Relaxed) });
+        match write(&self.0.meta, CommandBody::Meta { origin, command }).await? {
+            Reply::Meta(reply) => Ok(reply),
+            other => Err(ProposeError::Fatal(format!("a meta command was answered with {other:?}"))),
+        }
+    }
+
+    /// Writes to a shard and waits until this node has applied it.
+    ///
+    /// # Errors
+    /// [`ProposeError`]; after [`ProposeError::Timeout`] the outcome is unknown, and the op may be proposed again.
+    pub async fn propose_shard(&self, shard: ShardId, op: ShardOp) -> Result<ShardReply, ProposeError> {
+        let (_, proposer) = &self.0.shards[usize::from(shard.0)];
+        tokio::time::timeout(PROPOSE_TIMEOUT, proposer.propose(op)).await.unwrap_or(Err(ProposeError::Timeout))
+    }
+
+    /// State of each group, for status and metrics.
+    pub fn report(&self) -> Vec<GroupReport> {
+        let meta = std::iter::once((GroupId::Meta, &self.0.meta));
+        let shards = self.0.shards.iter().zip(0..).map(|((raft, _), shard)| (GroupId::Shard(ShardId(shard)), raft));
+        meta.chain(shards).map(|(group, raft)| GroupReport::of(group, raft)).collect()
+    }
+
+    /// Ends all groups. What was acknowledged is on disk already.
+    pub async fn shutdown(&self) {
+        for raft in std::iter::once(&self.0.meta).chain(self.0.shards.iter().map(|(raft, _)| raft)) {
+            if let Err(error) = raft.shutdown().await {
+                tracing::warn!(%error, "a Raft group did not end cleanly");
+            }
+        }
+    }
+}
+
+/// What `whisp status` shows of a group.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GroupReport {
+    /// `meta` or `shard N`.
+    pub group: String,
+    pub leader: Option<u64>,
+    pub term: u64,
+    pub last_log: u64,
+    pub applied: u64,
+}
+
+impl GroupReport {
+    fn of(group: GroupId, raft: &Raft) -> Self {
+        let metrics = raft.metrics().borrow_watched().clone();
+        Self {
+            group: group.to_string(),
+            leader: metrics.current_leader,
+            term: metrics.current_term,
+            last_log: metrics.last_log_index.unwrap_or(0),
+            applied: metrics.last_applied.map_or(0, |id| id.index),
+        }
+    }
+}
+
+async fn start_group(
+    node: NodeId,
+    store: &Store,
+    group: GroupId,
+    timers: Timers,
+    observer: &Arc<dyn Observer>,
+) -> Result<Raft, StartError> {
+    let failed = |reason: String| StartError::Group { group, reason };
+    // The only voter needs no ticks: nothing ever times out.
+    let config = raft_store::config(group, timers, true).map_err(|error| failed(error.to_string()))?;
+    let state_machine = store.state_machine(group, Arc::clone(observer));
+    let raft = Raft::new(node.0, Arc::new(config), NoPeers, store.log(group), state_machine)
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    raft.wait_for_recovery(Some(START_TIMEOUT)).await.map_err(|error| failed(error.to_string()))?;
+
+    let members = BTreeMap::from([(node.0, openraft::BasicNode::default())]);
+    match raft.initialize(members).await {
+        Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+        Err(error) => return Err(failed(error.to_string())),
+    }
+    // Without ticks it does not elect itself either.
+    raft.trigger().elect(false).await.map_err(|error| failed(error.to_string()))?;
+    raft.wait(Some(START_TIMEOUT))
+        .state(ServerState::Leader, "the only voter leads")
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    tokio::spawn(raft_store::keep_log_short(store.clone(), group, raft.clone()));
+    Ok(raft)
+}
+
+async fn settings(meta: &Raft, store: &Store, shards: u16) -> Result<ClusterSettings, StartError> {
+    let key = MetaKey::Setting(CLUSTER_SETTING.to_owned());
+    let wanted = ClusterSettings { cluster_id: uuid::Uuid::new_v4().to_string(), shards };
+    let txn = MetaTxn {
+        conditions: vec![Condition::Absent(key.clone())],
+        ops: vec![MetaOp::Put { key: key.clone(), value: codec::encode(&wanted), list: None }],
+    };
+    // Refused if there are settings; those hold then. Also proves that the group takes writes.
+    write(meta, CommandBody::Meta { origin: None, command: MetaCommand::Write(txn) })
+        .await
+        .map_err(|error| StartError::Settings(error.to_string()))?;
+    let stored =
+        store.meta().get(&key)?.ok_or_else(|| StartError::Settings("not there after they were written".into()))?;
+    codec::decode(&stored.value).map_err(|error| StartError::Settings(error.to_string()))
+}
+
+async fn write(raft: &Raft, body: CommandBody) -> Result<Reply, ProposeError> {
+    let command = Command { now_ms: clock::unix_ms(), body };
+    match tokio::time::timeout(PROPOSE_TIMEOUT, raft.client_write(command)).await {
+        Err(_) => Err(ProposeError::Timeout),
+        Ok(Ok(response)) => Ok(response.data),
+        Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
+            Err(ProposeError::NotLeader(forward.to_string()))
+        }
+        Ok(Err(error)) => Err(ProposeError::Fatal(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use raft_store::{MetaChange, Options, ShardChange};
+
+    use super::*;
+    use crate::cluster::session;
+
+    struct NobodyListens;
+
+    impl Observer for NobodyListens {
+        fn meta_applied(&self, _changes: &[MetaChange]) {}
+        fn shard_applied(&self, _shard: ShardId, _changes: &[ShardChange]) {}
+    }
+
+    async fn start(dir: &std::path::Path) -> Groups {
+        let store = Store::open(dir, Options::default()).expect("a fresh or closed store");
+        let timers = GroupTimers { meta: Timers::META, shards: Timers::SHARD };
+        Groups::start(NodeId(1), store, 4, timers, Arc::new(NobodyListens)).await.expect("the groups start")
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_cluster_of_one_keeps_its_settings_and_fences_its_earlier_process() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let first = start(dir.path()).await;
+        let settings = first.settings().clone();
+        assert_eq!(settings.shards, 4);
+        let opened = session::open(&first, "one").await.expect("a session");
+        first.shutdown().await;
+        drop(first);
+
+        let second = start(dir.path()).await;
+        assert_eq!(second.settings(), &settings);
+        let next = session::open(&second, "one").await.expect("a session");
+        assert!(next.session.incarnation > opened.session.incarnation);
+        assert!(next.taken_over.is_empty());
+        second.shutdown().await;
+    }
+}
