@@ -12,7 +12,10 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::{task::JoinSet, time::timeout};
 
 use super::{fake::Fake, *};
-use crate::containers::StartKind;
+use crate::{
+    containers::{StartKind, backend::simulated::Simulated},
+    runtime::proxy_client::{Answer, AnswerBody, AnswerLimits, Endpoint, Observed, ProxyConnection},
+};
 
 /// Longer than anything here takes: whoever waits so long was forgotten.
 const FOREVER: Duration = Duration::from_secs(60);
@@ -413,9 +416,48 @@ async fn stem_cells_are_used_and_replaced() {
     shut_down(&pools, &fake).await;
 }
 
+/// Posts `body` and returns the answer, connecting first if need be.
+async fn call(lease: &mut Lease, endpoint: Endpoint, body: &str) -> Option<String> {
+    let Live { container, connection, .. } = &mut **lease;
+    if connection.is_none() {
+        let opened = container.connect().await.expect("a connection");
+        *connection = Some(ProxyConnection::new(opened).expect("a connection"));
+    }
+    let connection = connection.as_mut().expect("it was just opened");
+    let called = connection.call(endpoint, body.as_bytes(), FOREVER, AnswerLimits::default()).await;
+    match called.observed {
+        Observed::Answer(Answer { status: 200, body: AnswerBody::Whole(body) }) => String::from_utf8(body).ok(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_keeps_its_code_over_a_pause() {
+    let simulated = Simulated::default();
+    let short = Limits { pause_grace: Some(Duration::from_millis(20)), ..limits(512) };
+    let (pools, a) = (start_with(simulated.clone(), short, Vec::new()), need("a", 256));
+    let mut lease = acquire(&pools, &a).await;
+    call(&mut lease, Endpoint::Init, r#"{"value":{"name":"a","main":"main","code":"echo","binary":false}}"#).await;
+    assert_eq!(call(&mut lease, Endpoint::Run, r#"{"value":{"n":1}}"#).await.as_deref(), Some(r#"{"n":1}"#));
+    give_back(lease);
+    let mut lease = pools.take_warm(&a.key).expect("a warm one");
+    assert!(lease.connection.is_some(), "the connection stays open between calls");
+    assert_eq!(call(&mut lease, Endpoint::Run, r#"{"value":{"n":2}}"#).await.as_deref(), Some(r#"{"n":2}"#));
+    give_back(lease);
+    until(&pools, "the pause", |report| report.actions.first().is_some_and(|action| action.paused == 1)).await;
+    let mut lease = acquire(&pools, &a).await;
+    assert_eq!((lease.start, lease.initialized), (StartKind::Warm, true));
+    assert!(lease.connection.is_none(), "it was closed for the pause");
+    assert_eq!(call(&mut lease, Endpoint::Run, r#"{"value":{"n":3}}"#).await.as_deref(), Some(r#"{"n":3}"#));
+    give_back(lease);
+    assert_eq!(simulated.created(), 1);
+    assert_eq!(pools.shutdown(FOREVER).await, 0);
+    assert_eq!(simulated.alive(), 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_simulated_back_end_is_left_empty() {
-    let simulated = crate::containers::backend::simulated::Simulated::default();
+    let simulated = Simulated::default();
     let pools = start_with(simulated.clone(), limits(512), Vec::new());
     for round in 0..20 {
         let lease = acquire(&pools, &need(&format!("a{}", round % 4), 256)).await;

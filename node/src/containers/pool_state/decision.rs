@@ -56,7 +56,7 @@ pub enum Refusal<E> {
     Create(E),
 }
 
-/// What the caller of a method of [`PoolState`] has to carry out, in order, after it has released the lock.
+/// What the caller of a method of [`PoolState`](super::PoolState) has to carry out, in order, after it has released the lock.
 #[derive(Debug)]
 #[must_use]
 pub enum Effect<C, W, E> {
