@@ -46,7 +46,7 @@ impl RawJson {
         for (key, value) in members {
             writer.raw(key, value.as_str());
         }
-        Self(writer.finish().into())
+        writer.into_json()
     }
 
     /// The value without whitespace between its tokens.
@@ -174,6 +174,11 @@ impl<'a> Members<'a> {
         Err(ObjectError::NotAnObject)
     }
 
+    /// The object that `text` holds, if these members were parsed from it: not checked again.
+    pub fn to_json(&self, text: &str) -> RawJson {
+        RawJson(text.into())
+    }
+
     /// The value of `key`, `null` included.
     pub fn get(&self, key: &str) -> Option<&'a RawValue> {
         self.0.iter().rev().find(|(name, _)| name == key).map(|(_, value)| *value)
@@ -270,6 +275,11 @@ impl ObjectWriter {
     pub fn finish(mut self) -> String {
         self.text.push('}');
         self.text
+    }
+
+    /// The object as a value. Whoever added raw texts vouches that they were JSON.
+    pub fn into_json(self) -> RawJson {
+        RawJson(self.finish().into())
     }
 
     fn comma(&mut self) {
