@@ -1,11 +1,16 @@
 //! Keeps a group's log short in bytes; openraft only counts entries.
 
+use std::time::Duration;
+
 use openraft::async_runtime::WatchReceiver;
 
 use crate::{
     store::Store,
     types::{GroupId, Raft},
 };
+
+/// Noting a snapshot takes microseconds once the entries before are applied.
+const NOTED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Purges the log of `group` whenever [`crate::SNAPSHOT_AFTER_BYTES`] were appended since it was last purged. Ends when
 /// `raft` does. Run one per group, as a task.
@@ -24,12 +29,15 @@ pub async fn keep_log_short(store: Store, group: GroupId, raft: Raft) {
             () = shared.log_is_long.notified() => {
                 let Some(applied) = metrics.borrow_watched().last_applied else { continue };
                 // A snapshot notes that all up to `applied` is in the state; then the entries may go.
-                let triggered = async {
-                    raft.trigger().snapshot().await?;
-                    raft.trigger().purge_log(applied.index).await
-                };
-                if let Err(error) = triggered.await {
-                    tracing::debug!(%group, %error, "the group ended");
+                if raft.trigger().snapshot().await.is_err() {
+                    return;
+                }
+                let wait = raft.wait(Some(NOTED_WITHIN));
+                if let Err(error) = wait.metrics(|now| now.snapshot >= Some(applied), "snapshot").await {
+                    tracing::warn!(%group, %error, "the log is long and stays so: no snapshot was noted");
+                    continue;
+                }
+                if raft.trigger().purge_log(applied.index).await.is_err() {
                     return;
                 }
             }

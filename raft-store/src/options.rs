@@ -60,6 +60,8 @@ pub(crate) fn database(options: &Options) -> DbOptions {
     // A tail that was cut short is dropped, anything else is refused. `wal.rs` looks first: this mode also takes a log
     // cut short before a newer one, and a damaged length in the last block, for a torn tail.
     db.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    // The manifest names each finished file of the log with its synced size: one that is missing or short is refused.
+    db.set_track_and_verify_wals_in_manifest(true);
     db.set_max_total_wal_size(options.max_wal);
     db.set_db_write_buffer_size(4 * options.write_buffer);
     db.set_max_background_jobs(2);

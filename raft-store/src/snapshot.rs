@@ -52,15 +52,12 @@ struct Chunk {
     total: Option<u64>,
 }
 
-/// The current state of `machine` as a snapshot; `None` before the first entry is applied.
-pub(crate) fn current(machine: &StateMachine) -> Result<Option<Snapshot>, StoreError> {
+/// The current state of `machine` as a snapshot.
+pub(crate) fn current(machine: &StateMachine) -> Result<Snapshot, StoreError> {
     let local = LocalSnapshot::new(machine);
     let (last_log_id, last_membership) = standing(&local.view())?;
-    if last_log_id.is_none() {
-        return Ok(None);
-    }
     let meta = SnapshotMeta { last_log_id, last_membership };
-    Ok(Some(Snapshot { meta, snapshot: SnapshotData(Data::Local(local)) }))
+    Ok(Snapshot { meta, snapshot: SnapshotData(Data::Local(local)) })
 }
 
 impl SnapshotData {

@@ -231,7 +231,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
         let this = self.clone();
-        blocking(move || snapshot::current(&this)).await
+        blocking(move || {
+            let snapshot = snapshot::current(&this)?;
+            // Before the first entry there is nothing worth sending.
+            Ok(snapshot.meta.last_log_id.is_some().then_some(snapshot))
+        })
+        .await
     }
 }
 
@@ -246,10 +251,6 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         let machine = self.machine.clone();
-        blocking(move || {
-            snapshot::current(&machine)?
-                .ok_or_else(|| StoreError::Snapshot("nothing is applied yet, so there is nothing to build".to_owned()))
-        })
-        .await
+        blocking(move || snapshot::current(&machine)).await
     }
 }

@@ -1,0 +1,4 @@
+//! Tests of the store from outside: one file per promise.
+
+mod suite;
+mod support;
