@@ -28,7 +28,9 @@ pub enum Physical<'a> {
         next: usize,
     },
     /// The rest of the block is padding.
-    Padding { next: usize },
+    Padding {
+        next: usize,
+    },
     /// The file ends here, with nothing half written.
     End,
     Bad(&'static str),

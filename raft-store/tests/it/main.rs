@@ -1,4 +1,6 @@
 //! Tests of the store from outside: one file per promise.
 
+mod cluster;
+mod network;
 mod suite;
 mod support;

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use openraft::{StorageError, testing::log::{StoreBuilder, Suite}};
+use openraft::{
+    StorageError,
+    testing::log::{StoreBuilder, Suite},
+};
 use protocol::ShardId;
 use raft_store::{GroupId, LogStore, Options, StateMachine, Store, TypeConfig};
 use tempfile::TempDir;

@@ -4,7 +4,9 @@ use openraft::{EntryPayload, storage::RaftStateMachine};
 use protocol::{
     Activation, ActivationId, ActivationStatus, EntityName, EntityPath, FullyQualifiedName, SessionId, ShardId,
     activation::Response,
-    command::{Accept, Command, CommandBody, Finish, ListEntry, MetaCommand, MetaKey, MetaOp, MetaTxn, Origin, ShardOp},
+    command::{
+        Accept, Command, CommandBody, Finish, ListEntry, MetaCommand, MetaKey, MetaOp, MetaTxn, Origin, ShardOp,
+    },
     entity::{Collection, Parameters, SemVer},
     ids::NodeId,
 };

@@ -4,9 +4,7 @@ use std::ops::ControlFlow;
 
 use protocol::{
     EntityName, EntityPath, FullyQualifiedName, Revision, SessionId,
-    command::{
-        Condition, ListEntry, MetaCommand, MetaKey, MetaOp, MetaReply, MetaTxn, Origin, REPLY_WINDOW,
-    },
+    command::{Condition, ListEntry, MetaCommand, MetaKey, MetaOp, MetaReply, MetaTxn, Origin, REPLY_WINDOW},
     entity::Collection,
     ids::NodeId,
 };
@@ -76,8 +74,7 @@ impl Meta {
     }
 
     fn count(&self, package: Option<&str>) -> u64 {
-        let key =
-            CountKey { namespace: name("ns"), collection: Collection::Actions, package: package.map(name) };
+        let key = CountKey { namespace: name("ns"), collection: Collection::Actions, package: package.map(name) };
         common::get::<Counts>(&self.state, &key).unwrap().unwrap_or(0)
     }
 }
@@ -163,10 +160,7 @@ fn a_packages_contents_go_with_their_code_and_no_others() {
         MetaReply::ConditionFailed { index: 0 }
     );
     meta.write(vec![], vec![MetaOp::DeletePackageContents(package.clone())]);
-    assert_eq!(
-        meta.changes,
-        [MetaChange::Deleted(key(Some("p"), "a")), MetaChange::Deleted(code(Some("p"), "a"))]
-    );
+    assert_eq!(meta.changes, [MetaChange::Deleted(key(Some("p"), "a")), MetaChange::Deleted(code(Some("p"), "a"))]);
     assert_eq!(meta.listed(None), ["ns/p", "ns/pp/a"]);
     assert!(matches!(meta.write(vec![Condition::PackageEmpty(package)], vec![]), MetaReply::Written { .. }));
 }
@@ -178,10 +172,7 @@ fn incarnations_only_grow_and_opening_closes_the_older() {
     assert_eq!(meta.open(1), MetaReply::SessionOpened { session: session(1, 1), closed: None });
     assert_eq!(meta.open(2), MetaReply::SessionOpened { session: session(2, 1), closed: None });
     assert_eq!(meta.open(1), MetaReply::SessionOpened { session: session(1, 2), closed: Some(session(1, 1)) });
-    assert_eq!(
-        meta.changes,
-        [MetaChange::SessionExpired(session(1, 1)), MetaChange::SessionOpened(session(1, 2))]
-    );
+    assert_eq!(meta.changes, [MetaChange::SessionExpired(session(1, 1)), MetaChange::SessionOpened(session(1, 2))]);
     let expire = |session| MetaCommand::ExpireSession { session };
     assert_eq!(meta.run(None, &expire(session(1, 1))), MetaReply::SessionExpired(false));
     assert_eq!(meta.run(None, &expire(session(1, 2))), MetaReply::SessionExpired(true));
