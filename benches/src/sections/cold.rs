@@ -26,7 +26,7 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Section> {
     .into_iter()
     .flatten()
     .collect();
-    let rounds = bench.rounds(30, 8);
+    let rounds = bench.rounds(30, 5);
     let mut floors = [histogram(), histogram()];
     let mut starts = [[histogram(), histogram()], [histogram(), histogram()]];
     for round in 0..rounds {
