@@ -339,8 +339,10 @@ def zygote(unpacker):
 
     libc = ctypes.CDLL(None, use_errno=True)
     control = socket.socket(fileno=3)
-    # Children are not waited for here: the node watches over containers.
+    # The kernel reaps children at once: the node watches over containers. It also hands those over whose parent left
+    # when they entered a pid namespace; some machines' first process would let them linger.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    check(libc.prctl(36, 1, 0, 0, 0), "PR_SET_CHILD_SUBREAPER")
     gc.collect()
     gc.freeze()
     control.send(b'{"ready":true}')

@@ -1,4 +1,4 @@
-use node::containers::backend::simulated::{Script, Simulated, Step, Then};
+use node::containers::backend::simulated::{Script, SimulatedBackend, Step, Then};
 use protocol::ByteSize;
 use serde_json::{Value, json};
 
@@ -30,7 +30,7 @@ fn code(program: Program) -> Option<(String, bool)> {
     Some((serde_json::to_string(&Script { init, run }).expect("a script is JSON"), false))
 }
 
-fn subject(backend: &Simulated) -> Subject<'_> {
+fn subject(backend: &SimulatedBackend) -> Subject<'_> {
     Subject {
         backend,
         kind: "nodejs:20",
@@ -45,7 +45,7 @@ fn subject(backend: &Simulated) -> Subject<'_> {
 
 #[tokio::test]
 async fn the_contract_holds() {
-    let backend = Simulated::default();
+    let backend = SimulatedBackend::default();
     run_all(&subject(&backend)).await;
     assert_eq!(backend.alive(), 0);
     assert!(backend.created() > 10);
@@ -53,7 +53,7 @@ async fn the_contract_holds() {
 
 #[tokio::test]
 async fn garbage_is_an_abnormal_end() {
-    let backend = Simulated::default();
+    let backend = SimulatedBackend::default();
     for garbage in ["nonsense", "HTTP/1.1 200 OK\r\n\r\n{}", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}"] {
         let script = Script { run: step(Then::Raw(garbage.into())), ..Script::default() };
         let mut running = Running::start(&subject(&backend)).await;

@@ -2,8 +2,8 @@
 
 pub mod interpreters;
 pub mod process;
-pub mod simulated;
 pub mod sandbox;
+pub mod simulated;
 
 use std::{os::unix::net::UnixStream, time::Duration};
 

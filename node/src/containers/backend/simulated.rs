@@ -98,7 +98,7 @@ pub enum Then {
 
 /// The back end. Cheap to clone; clones share their counters.
 #[derive(Debug, Clone, Default)]
-pub struct Simulated {
+pub struct SimulatedBackend {
     config: SimulatedConfig,
     shared: Arc<Shared>,
 }
@@ -110,7 +110,7 @@ struct Shared {
     alive: AtomicUsize,
 }
 
-impl Simulated {
+impl SimulatedBackend {
     pub fn new(config: SimulatedConfig) -> Self {
         Self { config, shared: Arc::default() }
     }
@@ -132,7 +132,7 @@ impl Simulated {
 }
 
 #[async_trait]
-impl Backend for Simulated {
+impl Backend for SimulatedBackend {
     fn name(&self) -> &'static str {
         "simulated"
     }
@@ -411,7 +411,7 @@ mod tests {
     async fn simulated_time_passes_without_waiting() {
         let config =
             SimulatedConfig { start: Duration::from_secs(5), run: Duration::from_secs(50), ..Default::default() };
-        let backend = Simulated::new(config);
+        let backend = SimulatedBackend::new(config);
         let began = (tokio::time::Instant::now(), std::time::Instant::now());
         let spec = ContainerSpec {
             name: "wsk0_1_guest_hello".into(),

@@ -13,7 +13,7 @@ use tokio::{task::JoinSet, time::timeout};
 
 use super::{fake::Fake, *};
 use crate::{
-    containers::{StartKind, backend::simulated::Simulated},
+    containers::{StartKind, backend::simulated::SimulatedBackend},
     runtime::proxy_client::{Answer, AnswerBody, AnswerLimits, Endpoint, Observed, ProxyConnection},
 };
 
@@ -438,7 +438,7 @@ async fn call(lease: &mut Lease, endpoint: Endpoint, body: &str) -> Option<Strin
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_keeps_its_code_over_a_pause() {
-    let simulated = Simulated::default();
+    let simulated = SimulatedBackend::default();
     let short = Limits { pause_grace: Some(Duration::from_millis(20)), ..limits(512) };
     let (pools, a) = (start_with(simulated.clone(), short, Vec::new()), need("a", 256));
     let mut lease = acquire(&pools, &a).await;
@@ -462,7 +462,7 @@ async fn a_container_keeps_its_code_over_a_pause() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_simulated_back_end_is_left_empty() {
-    let simulated = Simulated::default();
+    let simulated = SimulatedBackend::default();
     let pools = start_with(simulated.clone(), limits(512), Vec::new());
     for round in 0..20 {
         let lease = acquire(&pools, &need(&format!("a{}", round % 4), 256)).await;
