@@ -1,6 +1,7 @@
 //! Tests of the store from outside: one file per promise.
 
 mod cluster;
+mod crash;
 mod network;
 mod suite;
 mod support;
