@@ -2,6 +2,7 @@
 
 mod cluster;
 mod crash;
+mod damage;
 mod network;
 mod suite;
 mod support;
