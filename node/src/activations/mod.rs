@@ -3,4 +3,5 @@
 pub mod logs;
 pub mod query;
 pub mod record;
+pub mod retention;
 pub mod store;

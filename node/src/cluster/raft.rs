@@ -241,7 +241,6 @@ async fn start_group(
     let raft = Raft::new(node.0, Arc::new(config), NoPeers, store.log(group), state_machine)
         .await
         .map_err(|error| failed(error.to_string()))?;
-    raft.wait_for_recovery(Some(START_TIMEOUT)).await.map_err(|error| failed(error.to_string()))?;
 
     let members = BTreeMap::from([(node.0, openraft::BasicNode::default())]);
     match raft.initialize(members).await {
@@ -254,6 +253,8 @@ async fn start_group(
         .state(ServerState::Leader, "the only voter leads")
         .await
         .map_err(|error| failed(error.to_string()))?;
+    // Its first entry commits everything before it, so state is what it was when the earlier process ended.
+    raft.wait_for_recovery(Some(START_TIMEOUT)).await.map_err(|error| failed(error.to_string()))?;
     tokio::spawn(raft_store::keep_log_short(store.clone(), group, raft.clone()));
     Ok(raft)
 }

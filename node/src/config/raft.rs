@@ -1,7 +1,6 @@
 //! `[raft]`: the replicated groups.
 
-use std::time::Duration;
-
+use raft_store::Timers;
 use serde::Deserialize;
 
 use super::{ConfigError, HumanDuration};
@@ -14,15 +13,6 @@ pub struct Raft {
     pub meta: Timers,
     /// Timers of the shards. Default heartbeat 100 ms, election 300 to 600 ms.
     pub shard: Timers,
-}
-
-/// Timers of a group: heartbeat < election_min < election_max.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timers {
-    pub heartbeat: Duration,
-    /// An election starts after a random time between these two without a heartbeat.
-    pub election_min: Duration,
-    pub election_max: Duration,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -49,8 +39,8 @@ impl Written {
         }
         Ok(Raft {
             shards,
-            meta: self.meta.checked("raft.meta", Timers::ms(40, 100, 200))?,
-            shard: self.shard.checked("raft.shard", Timers::ms(100, 300, 600))?,
+            meta: self.meta.checked("raft.meta", Timers::META)?,
+            shard: self.shard.checked("raft.shard", Timers::SHARD)?,
         })
     }
 }
@@ -58,24 +48,14 @@ impl Written {
 impl WrittenTimers {
     fn checked(self, key: &'static str, default: Timers) -> Result<Timers, ConfigError> {
         let timers = Timers {
-            heartbeat: self.heartbeat.map_or(default.heartbeat, Duration::from),
-            election_min: self.election_min.map_or(default.election_min, Duration::from),
-            election_max: self.election_max.map_or(default.election_max, Duration::from),
+            heartbeat: self.heartbeat.map_or(default.heartbeat, Into::into),
+            election_min: self.election_min.map_or(default.election_min, Into::into),
+            election_max: self.election_max.map_or(default.election_max, Into::into),
         };
         let ordered = timers.heartbeat < timers.election_min && timers.election_min < timers.election_max;
         if timers.heartbeat.is_zero() || !ordered {
             return Err(ConfigError::invalid(key, "0 < heartbeat < election_min < election_max must hold"));
         }
         Ok(timers)
-    }
-}
-
-impl Timers {
-    const fn ms(heartbeat: u64, election_min: u64, election_max: u64) -> Self {
-        Self {
-            heartbeat: Duration::from_millis(heartbeat),
-            election_min: Duration::from_millis(election_min),
-            election_max: Duration::from_millis(election_max),
-        }
     }
 }

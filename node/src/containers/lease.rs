@@ -2,7 +2,7 @@
 
 use std::ops::{Deref, DerefMut};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     container::Live,
@@ -11,7 +11,7 @@ use super::{
 };
 
 /// How an activation came by its container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StartKind {
     /// It was created for the activation.

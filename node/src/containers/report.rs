@@ -1,9 +1,9 @@
 //! What the pools look like right now: for `whisp status`, for placement, and for tests.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The pools of one node. Sizes in bytes unless the name says otherwise.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolReport {
     pub memory_total: u64,
     /// Held by everything that exists, idle or not, until it is destroyed.
@@ -18,7 +18,7 @@ pub struct PoolReport {
 }
 
 /// One action of one invoking namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActionReport {
     pub namespace: String,
     pub action: String,
@@ -33,7 +33,7 @@ pub struct ActionReport {
 }
 
 /// One kind of stem cell.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PrewarmReport {
     pub kind: String,
     pub memory_mb: u64,

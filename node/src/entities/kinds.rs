@@ -164,6 +164,11 @@ impl Kinds {
         self.find(kind).is_some_and(|kind| kind.deprecated)
     }
 
+    /// The kind that `kind` stands for here, such as `nodejs:20` for `nodejs:default`; `None` if it is not offered.
+    pub fn resolve(&self, kind: &str) -> Option<String> {
+        self.find(kind).map(|entry| entry.kind.clone())
+    }
+
     fn find(&self, kind: &str) -> Option<&Kind> {
         let (family, version) = kind.split_once(':')?;
         let kinds = self.families.get(family)?;

@@ -1,3 +1,272 @@
-//! From a resolved action to its result.
+//! The one door to running an action: a blocking call ([`blocking`]) or accepted work ([`accepted`]), each of which
+//! takes a container's lease, runs on it ([`run`]) and ends in a record.
 
+pub mod accepted;
 pub mod action_actor;
+pub mod blocking;
+pub mod run;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use protocol::{
+    Activation, ActivationId, ActivationStatus, RawJson, SessionId, TransactionId,
+    activation::Response,
+    command::AcceptedWork,
+    identity::Identity,
+};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    activations::{
+        record::{self, Times},
+        store::Records,
+    },
+    auth::Authenticator,
+    clock,
+    cluster::raft::Groups,
+    containers::{AcquireError, Need, PoolKey, Pools, backend::CreateError},
+    entities::{Entities, resolved::ResolvedAction},
+};
+
+/// A request to run an action, with all that was decided about it.
+#[derive(Debug, Clone)]
+pub struct Invocation {
+    pub identity: Arc<Identity>,
+    pub action: Arc<ResolvedAction>,
+    /// Merged; a JSON object (or array) without the init parameters.
+    pub arguments: RawJson,
+    /// Init parameters: name and text.
+    pub init_env: Vec<(String, String)>,
+    /// How long the caller waits for the result; `None`: not at all.
+    pub blocking: Option<Duration>,
+    pub transaction_id: TransactionId,
+    /// When the request arrived, milliseconds since the epoch.
+    pub received_ms: u64,
+    /// `X-OW-EXTRA-LOGGING: on`: the record is stored whatever the level.
+    pub extra_logging: bool,
+}
+
+/// What the caller gets.
+#[derive(Debug, Clone)]
+pub enum Invoked {
+    /// The activation ended in time. Its logs are not in yet.
+    Done(Box<Activation>),
+    /// It is durable and ends in a record.
+    Accepted(ActivationId),
+}
+
+/// Why an invocation has neither a result nor was accepted.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum InvokeError {
+    /// Nothing ran.
+    #[error("System is overloaded, try again later.")]
+    Overloaded,
+    /// Nothing ran.
+    #[error("Too many accepted activations wait in the namespace (count: {count}, allowed: {allowed}).")]
+    BacklogFull { count: u32, allowed: u32 },
+    /// Nothing ran, or nobody knows whether it was accepted.
+    #[error("The activation could not be recorded: {0}")]
+    NotRecorded(String),
+    /// It runs, and may end without a record.
+    #[error("The activation {0} is still running, not yet recorded.")]
+    StillRunning(ActivationId),
+    /// Nothing ran.
+    #[error("The node is stopping.")]
+    Stopping,
+}
+
+/// Settings of invocation.
+#[derive(Debug, Clone)]
+pub struct InvokeConfig {
+    /// Unfinished accepted activations a namespace may have.
+    pub backlog_limit: u32,
+    /// Largest result, bytes.
+    pub max_result: protocol::ByteSize,
+    /// Bytes of a too large result that are shown.
+    pub truncation: protocol::ByteSize,
+    /// Which records of blocking and of accepted activations are stored.
+    pub store_blocking: StoreLevel,
+    pub store_accepted: StoreLevel,
+}
+
+impl InvokeConfig {
+    /// What `config` says, and OpenWhisk's defaults for the rest.
+    pub fn new(config: &crate::config::Config) -> Self {
+        Self {
+            backlog_limit: config.activations.backlog,
+            max_result: protocol::ByteSize::mib(1),
+            truncation: protocol::ByteSize::mib(1),
+            store_blocking: StoreLevel::StoreAlways,
+            store_accepted: StoreLevel::StoreAlways,
+        }
+    }
+}
+
+/// Which outcomes are worth a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum StoreLevel {
+    StoreAlways,
+    StoreFailures,
+    StoreFailuresNotApplicationErrors,
+}
+
+impl StoreLevel {
+    pub fn stores(self, status: ActivationStatus) -> bool {
+        match self {
+            Self::StoreAlways => true,
+            Self::StoreFailures => status != ActivationStatus::Success,
+            Self::StoreFailuresNotApplicationErrors => {
+                !matches!(status, ActivationStatus::Success | ActivationStatus::ApplicationError)
+            }
+        }
+    }
+}
+
+/// Runs actions. Cheap to clone.
+#[derive(Clone)]
+pub struct Invoker(Arc<Inner>);
+
+/// What an invocation needs of the node.
+pub struct Parts {
+    pub config: InvokeConfig,
+    pub groups: Groups,
+    pub session: SessionId,
+    pub entities: Entities,
+    pub keys: Arc<Authenticator>,
+    pub pools: Pools,
+    pub records: Records,
+    /// Runs what belongs to no HTTP worker.
+    pub background: tokio::runtime::Handle,
+}
+
+struct Inner {
+    parts: Parts,
+    /// Every invocation under way; a drain waits for it.
+    tasks: TaskTracker,
+    accepted: accepted::Queues,
+    stopping: AtomicBool,
+}
+
+impl Invoker {
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(Inner {
+            parts,
+            tasks: TaskTracker::new(),
+            accepted: accepted::Queues::default(),
+            stopping: AtomicBool::new(false),
+        }))
+    }
+
+    /// Runs or accepts an invocation. The work goes on if the caller stops waiting: dropping this future drops only
+    /// the answer.
+    ///
+    /// # Errors
+    /// [`InvokeError`]. A failed *activation* is no error: it is [`Invoked::Done`].
+    pub async fn invoke(&self, invocation: Invocation) -> Result<Invoked, InvokeError> {
+        let id = ActivationId::new(clock::unix_ms());
+        let Invocation { identity, action, arguments, init_env, blocking, transaction_id, received_ms, extra_logging } =
+            invocation;
+        let work = AcceptedWork {
+            activation_id: id,
+            action: action.action.fqn(),
+            binding: action.binding.clone(),
+            revision: action.revision,
+            subject: identity.subject.clone(),
+            namespace: identity.namespace.clone(),
+            key_uuid: identity.uuid.clone(),
+            transaction_id: transaction_id.to_string(),
+            arguments: arguments.as_str().to_owned(),
+            init_env,
+            cause: None,
+            received_ms,
+            extra_logging,
+        };
+        match blocking {
+            None => self.accept(work, action).await,
+            Some(wait) => self.run_blocking(work, action, wait).await,
+        }
+    }
+
+    /// Accepted work that has not started stays in its shard from now on, for the next process.
+    pub fn stop_placing(&self) {
+        self.0.stopping.store(true, Ordering::SeqCst);
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.0.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Waits until no invocation is under way, then returns. New ones must have stopped coming.
+    pub async fn drained(&self) {
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    /// Invocations under way on this node.
+    pub fn running(&self) -> usize {
+        self.0.tasks.len()
+    }
+
+    /// Accepted activations of this node that wait for a container.
+    pub fn queued(&self) -> usize {
+        self.0.accepted.len()
+    }
+
+    /// Is a record of this outcome to be stored?
+    fn stores(&self, level: StoreLevel, work: &AcceptedWork, status: ActivationStatus) -> bool {
+        let parts = &self.0.parts;
+        parts.entities.stores_activations(&work.namespace) && (work.extra_logging || level.stores(status))
+    }
+}
+
+/// What the pools are asked for.
+fn need(work: &AcceptedWork, action: &ResolvedAction) -> Need {
+    let image = match &action.action.exec {
+        protocol::entity::Exec::Blackbox { image, .. } => Some(image.clone()),
+        _ => None,
+    };
+    Need {
+        key: pool_key(work, action),
+        kind: action.action.exec.kind().to_owned(),
+        image,
+        memory: protocol::ByteSize::mib(action.action.limits.memory_mb.into()),
+    }
+}
+
+/// Containers are shared by one revision of an action and one invoking namespace only.
+fn pool_key(work: &AcceptedWork, action: &ResolvedAction) -> PoolKey {
+    PoolKey { namespace: work.namespace.clone(), action: action.action.fqn(), revision: action.revision }
+}
+
+/// The record of an activation whose container could not be had, for the reasons that end it.
+fn not_provisioned(work: &AcceptedWork, action: &ResolvedAction, error: &CreateError) -> Activation {
+    let (status, text) = match error {
+        CreateError::Developer(text) => (ActivationStatus::DeveloperError, text.clone()),
+        CreateError::Platform(detail) => {
+            tracing::error!(activation_id = %work.activation_id, detail, "no container could be started");
+            (ActivationStatus::WhiskError, protocol::messages::RESOURCE_PROVISION_ERROR.to_owned())
+        }
+    };
+    record::record(work, action, failure(status, &text), &Times::never_ran(work.received_ms, clock::unix_ms()))
+}
+
+/// A response that is only an error text.
+pub(crate) fn failure(status: ActivationStatus, text: &str) -> Response {
+    Response { status, result: Some(RawJson::from(serde_json::json!({ "error": text }))), size: None }
+}
+
+impl From<AcquireError> for InvokeError {
+    fn from(error: AcquireError) -> Self {
+        match error {
+            AcquireError::ShuttingDown => Self::Stopping,
+            _ => Self::Overloaded,
+        }
+    }
+}

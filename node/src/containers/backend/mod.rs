@@ -19,6 +19,11 @@ pub trait Backend: Send + Sync + 'static {
     /// Kinds of the manifest that can run here (`nodejs:20`, `python:3.11`, `go:1.20`, …). Read at start.
     fn kinds(&self) -> Vec<String>;
 
+    /// Address of this machine at which its containers find the API, where that is not the API's own.
+    fn gateway(&self) -> Option<std::net::IpAddr> {
+        None
+    }
+
     /// What `whisp status` must repeat, such as a missing sandbox.
     fn warnings(&self) -> Vec<String>;
 

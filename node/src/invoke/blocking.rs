@@ -1,0 +1,138 @@
+//! A caller that waits: a container, the run, the answer; then logs, record, and the container back.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use protocol::{
+    Activation,
+    command::{AcceptedWork, ShardReply},
+};
+use tokio::{
+    sync::oneshot,
+    time::sleep_until,
+};
+
+use super::{
+    InvokeError, Invoked, Invoker, need, not_provisioned, pool_key,
+    run::{self, Ending},
+};
+use crate::{
+    activations::record,
+    containers::{AcquireError, Lease},
+    entities::resolved::ResolvedAction,
+};
+
+type Answer = oneshot::Sender<Result<Invoked, InvokeError>>;
+
+impl Invoker {
+    /// Runs `work` in a task of its own on this worker, so that a caller who goes away does not take it along.
+    pub(super) async fn run_blocking(
+        &self,
+        work: AcceptedWork,
+        action: Arc<ResolvedAction>,
+        wait: Duration,
+    ) -> Result<Invoked, InvokeError> {
+        let (answer, answered) = oneshot::channel();
+        let deadline = Instant::now() + wait;
+        let invoker = self.clone();
+        self.0.tasks.spawn(async move { invoker.blocking(work, action, deadline, answer).await });
+        // The task answers before it ends, unless the runtime stops under it.
+        answered.await.unwrap_or(Err(InvokeError::Stopping))
+    }
+
+    async fn blocking(self, work: AcceptedWork, action: Arc<ResolvedAction>, deadline: Instant, answer: Answer) {
+        let pools = &self.0.parts.pools;
+        let lease = match pools.take_warm(&pool_key(&work, &action)) {
+            Some(lease) => lease,
+            None => match pools.acquire(need(&work, &action), Some(deadline)).await {
+                Ok(lease) => lease,
+                Err(AcquireError::Deadline) => {
+                    // Not started and the caller's patience is over: it becomes accepted work.
+                    reply(answer, self.accept(work, action).await);
+                    return;
+                }
+                Err(AcquireError::Create(error)) => {
+                    let record = not_provisioned(&work, &action, &error);
+                    reply(answer, Ok(Invoked::Done(Box::new(record.clone()))));
+                    self.finish_blocking(&work, record).await;
+                    return;
+                }
+                Err(error) => return reply(answer, Err(error.into())),
+            },
+        };
+        self.blocking_on(work, action, lease, deadline, answer).await;
+    }
+
+    async fn blocking_on(
+        &self,
+        work: AcceptedWork,
+        action: Arc<ResolvedAction>,
+        lease: Lease,
+        deadline: Instant,
+        answer: Answer,
+    ) {
+        let mut answer = Some(answer);
+        let mut running = std::pin::pin!(run::run(self, &work, &action, lease));
+        // Once proposed, the acceptance stands, whoever hears of it: the activation must be ended in the shard.
+        let accepted = AtomicBool::new(false);
+        let mut late = std::pin::pin!(async {
+            sleep_until(deadline.into()).await;
+            accepted.store(true, Ordering::Relaxed);
+            self.accept_started(&work, &action).await
+        });
+        let ran = loop {
+            tokio::select! {
+                biased;
+                ran = &mut running => break ran,
+                outcome = &mut late, if answer.is_some() => {
+                    if let Some(answer) = answer.take() {
+                        reply(answer, outcome);
+                    }
+                }
+            }
+        };
+        let record = record::record(&work, &action, ran.response.clone(), &ran.times);
+        if let Some(answer) = answer {
+            // The caller first: logs, record and container can wait, an answer cannot.
+            reply(answer, Ok(Invoked::Done(Box::new(record.clone()))));
+        }
+        let store = self.stores(self.0.parts.config.store_blocking, &work, ran.response.status);
+        run::end(self, ran, record, &action, Ending { accepted: accepted.load(Ordering::Relaxed), store }).await;
+    }
+
+    /// The caller's deadline has passed while the action runs: from now on it must end in a record, whatever happens
+    /// to this node.
+    async fn accept_started(&self, work: &AcceptedWork, action: &ResolvedAction) -> Result<Invoked, InvokeError> {
+        let id = work.activation_id;
+        match self.propose_accept(work, action, true).await {
+            // A duplicate is one that has its record by now.
+            Ok(ShardReply::Accepted | ShardReply::Duplicate) => Ok(Invoked::Accepted(id)),
+            Ok(reply) => {
+                tracing::warn!(activation_id = %id, ?reply, "a running activation was not accepted");
+                Err(InvokeError::StillRunning(id))
+            }
+            Err(error) => {
+                tracing::warn!(activation_id = %id, %error, "a running activation was not accepted");
+                Err(InvokeError::StillRunning(id))
+            }
+        }
+    }
+
+    async fn finish_blocking(&self, work: &AcceptedWork, record: Activation) {
+        let store = self.stores(self.0.parts.config.store_blocking, work, record.response.status);
+        if store {
+            let place = self.0.parts.records.place().await;
+            self.0.parts.records.finish(record, true, place).await;
+        }
+    }
+}
+
+fn reply(answer: Answer, outcome: Result<Invoked, InvokeError>) {
+    // A caller that went away does not want it.
+    let _ = answer.send(outcome);
+}

@@ -1,0 +1,264 @@
+//! One activation on one leased container: `/init` if it is new, `/run`, the outcome; afterwards logs, record and the
+//! container back.
+
+use std::time::Duration;
+
+use protocol::{
+    Activation, ActivationStatus, ByteSize,
+    action_proxy::{Init, InitCode, Run},
+    activation::Response,
+    command::AcceptedWork,
+    messages,
+};
+
+use super::{Invoker, failure, need};
+use crate::{
+    activations::record::Times,
+    clock,
+    containers::{AcquireError, Lease, backend::LogRequest, container::Live},
+    entities::resolved::ResolvedAction,
+    runtime::{
+        outcome::{InitVerdict, RunVerdict, classify_init, classify_run},
+        proxy_client::{AnswerLimits, CallOutcome, Endpoint, Observed, ProxyConnection},
+    },
+};
+
+/// Containers tried for one activation while each turns out dead before anything was sent to it.
+const ATTEMPTS: usize = 5;
+
+/// How an activation went, and the container it went on.
+pub(super) struct Ran {
+    pub response: Response,
+    pub times: Times,
+    /// `None`: none was left, or could be had again.
+    lease: Option<Lease>,
+    /// May the container run another activation?
+    reusable: bool,
+}
+
+/// What is left to do with the record.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ending {
+    /// The shard holds the activation as unfinished, so it must be ended there even if its record is not stored.
+    pub accepted: bool,
+    pub store: bool,
+}
+
+/// Runs `work` on `lease`'s container. If that container is found dead before it was sent anything, on another.
+pub(super) async fn run(invoker: &Invoker, work: &AcceptedWork, action: &ResolvedAction, lease: Lease) -> Ran {
+    let mut lease = lease;
+    for _ in 1..ATTEMPTS {
+        match attempt(invoker, work, action, &mut lease).await {
+            Attempt::Ran { response, times, reusable } => {
+                return Ran { response, times, lease: Some(lease), reusable };
+            }
+            Attempt::NotStarted(reason) => {
+                tracing::info!(activation_id = %work.activation_id, container = lease.container.name(), %reason,
+                    "the container was gone before it got the activation; taking another");
+                lease.destroy();
+                lease = match invoker.0.parts.pools.acquire(need(work, action), None).await {
+                    Ok(lease) => lease,
+                    Err(error) => return never_ran(work, &error),
+                };
+            }
+        }
+    }
+    match attempt(invoker, work, action, &mut lease).await {
+        Attempt::Ran { response, times, reusable } => Ran { response, times, lease: Some(lease), reusable },
+        Attempt::NotStarted(reason) => {
+            tracing::error!(activation_id = %work.activation_id, %reason, "no container took the activation");
+            lease.destroy();
+            internal_error(work)
+        }
+    }
+}
+
+fn never_ran(work: &AcceptedWork, error: &AcquireError) -> Ran {
+    tracing::error!(activation_id = %work.activation_id, %error, "no other container for the activation");
+    internal_error(work)
+}
+
+fn internal_error(work: &AcceptedWork) -> Ran {
+    Ran {
+        response: failure(ActivationStatus::WhiskError, messages::RESOURCE_PROVISION_ERROR),
+        times: Times::never_ran(work.received_ms, clock::unix_ms()),
+        lease: None,
+        reusable: false,
+    }
+}
+
+enum Attempt {
+    Ran { response: Response, times: Times, reusable: bool },
+    /// The container got nothing, so another may do the work.
+    NotStarted(String),
+}
+
+async fn attempt(invoker: &Invoker, work: &AcceptedWork, action: &ResolvedAction, lease: &mut Lease) -> Attempt {
+    let limits = &action.action.limits;
+    let timeout = Duration::from_millis(limits.timeout_ms.into());
+    let api_key = match action.provides_api_key {
+        true => invoker.0.parts.keys.credentials_of(&work.key_uuid),
+        false => None,
+    };
+    let mut times = Times { wait_ms: clock::unix_ms().saturating_sub(work.received_ms), ..Times::default() };
+
+    if !lease.initialized {
+        let body = match init_body(invoker, work, action, api_key.as_deref(), timeout).await {
+            Ok(body) => body,
+            Err(reason) => {
+                tracing::error!(activation_id = %work.activation_id, %reason, "the action's code could not be read");
+                let now_ms = clock::unix_ms();
+                times = Times { start_ms: now_ms, end_ms: now_ms, ..times };
+                let response = failure(ActivationStatus::WhiskError, messages::ACTION_FETCH_ERROR);
+                return Attempt::Ran { response, times, reusable: false };
+            }
+        };
+        times.start_ms = clock::unix_ms();
+        let called = call(lease, Endpoint::Init, body.as_bytes(), timeout, AnswerLimits::default()).await;
+        let init_ms = called.elapsed.as_millis() as u64;
+        times.init_ms = Some(init_ms);
+        times.end_ms = times.start_ms + init_ms;
+        let for_memory = lost(&called) && lease.container.killed_for_memory().await;
+        match classify_init(&called, timeout, for_memory) {
+            InitVerdict::Initialized => lease.initialized = true,
+            InitVerdict::Reschedule => return Attempt::NotStarted(reason(&called)),
+            InitVerdict::Failed { response, timed_out } => {
+                times.timed_out = timed_out;
+                return Attempt::Ran { response, times, reusable: false };
+            }
+        }
+    }
+
+    let run_began_ms = clock::unix_ms();
+    let body = Run {
+        value: &work.arguments,
+        namespace: work.namespace.as_str(),
+        action_name: &format!("/{}", action.action.fqn()),
+        action_version: &action.action.version.to_string(),
+        activation_id: &work.activation_id.to_string(),
+        transaction_id: &work.transaction_id,
+        deadline_ms: run_began_ms + u64::from(limits.timeout_ms),
+        api_key: api_key.as_deref(),
+    }
+    .body();
+    let config = &invoker.0.parts.config;
+    let answer_limits = AnswerLimits { limit: config.max_result, truncation: config.truncation };
+    let called = call(lease, Endpoint::Run, body.as_bytes(), timeout, answer_limits).await;
+    // Init and run count, the gap between them does not.
+    times.end_ms = run_began_ms + called.elapsed.as_millis() as u64;
+    times.start_ms = run_began_ms - times.init_ms.unwrap_or(0);
+    let for_memory = lost(&called) && lease.container.killed_for_memory().await;
+    match classify_run(&called, timeout, for_memory) {
+        RunVerdict::Finished { response, timed_out, keep_container } => {
+            times.timed_out = timed_out;
+            Attempt::Ran { response, times, reusable: keep_container }
+        }
+        RunVerdict::Reschedule => Attempt::NotStarted(reason(&called)),
+    }
+}
+
+fn lost(called: &CallOutcome) -> bool {
+    matches!(called.observed, Observed::Lost(_))
+}
+
+/// Why a container did not take the work, for the log.
+fn reason(called: &CallOutcome) -> String {
+    match &called.observed {
+        Observed::NotSent(error) => error.to_string(),
+        _ => "it is shutting down".to_owned(),
+    }
+}
+
+/// Posts `body`, keeping the container's output flowing meanwhile. A container that does not listen yet is tried again
+/// until `timeout` is used up.
+async fn call(
+    lease: &mut Lease,
+    endpoint: Endpoint,
+    body: &[u8],
+    timeout: Duration,
+    limits: AnswerLimits,
+) -> CallOutcome {
+    let began = std::time::Instant::now();
+    if lease.connection.as_ref().is_none_or(|connection| !connection.is_usable()) {
+        match connect(lease, endpoint, timeout).await {
+            Ok(connection) => lease.connection = Some(connection),
+            Err(error) => return CallOutcome { observed: Observed::NotSent(error), elapsed: began.elapsed() },
+        }
+    }
+    let Live { container, connection, .. } = &mut **lease;
+    let Some(connection) = connection else {
+        let error = std::io::Error::from(std::io::ErrorKind::NotConnected);
+        return CallOutcome { observed: Observed::NotSent(error), elapsed: began.elapsed() };
+    };
+    tokio::select! {
+        biased;
+        called = connection.call(endpoint, body, timeout, limits) => called,
+        never = container.drain_logs() => match never {},
+    }
+}
+
+async fn connect(lease: &mut Lease, endpoint: Endpoint, timeout: Duration) -> std::io::Result<ProxyConnection> {
+    let deadline = tokio::time::Instant::now() + timeout;
+    loop {
+        match lease.container.connect().await.and_then(ProxyConnection::new) {
+            Ok(connection) => return Ok(connection),
+            // Only a new container may need time to listen; nothing was sent, so trying again is harmless.
+            Err(error) if endpoint == Endpoint::Run || tokio::time::Instant::now() >= deadline => return Err(error),
+            Err(_) => tokio::time::sleep(crate::containers::backend::CONNECT_RETRY).await,
+        }
+    }
+}
+
+async fn init_body(
+    invoker: &Invoker,
+    work: &AcceptedWork,
+    action: &ResolvedAction,
+    api_key: Option<&str>,
+    timeout: Duration,
+) -> Result<String, String> {
+    let stored = &action.action;
+    let bytes = invoker.0.parts.entities.code(action).await.map_err(|error| error.to_string())?;
+    let binary = stored.exec.code().is_some_and(|code| code.binary);
+    let code = match &bytes {
+        None => None,
+        Some(bytes) if binary => Some(InitCode::Binary(bytes)),
+        Some(bytes) => Some(InitCode::Text(std::str::from_utf8(bytes).map_err(|error| error.to_string())?)),
+    };
+    let mut env = work.init_env.clone();
+    let mut context = |name: &str, value: String| env.push((name.to_owned(), value));
+    context("__OW_NAMESPACE", work.namespace.to_string());
+    context("__OW_ACTION_NAME", format!("/{}", stored.fqn()));
+    context("__OW_ACTION_VERSION", stored.version.to_string());
+    context("__OW_ACTIVATION_ID", work.activation_id.to_string());
+    context("__OW_TRANSACTION_ID", work.transaction_id.clone());
+    context("__OW_DEADLINE", (clock::unix_ms() + timeout.as_millis() as u64).to_string());
+    if let Some(key) = api_key {
+        context("__OW_API_KEY", key.to_owned());
+    }
+    Ok(Init { name: stored.name.as_str(), main: stored.exec.main(), code, env: &env }.body())
+}
+
+/// What can wait until the caller is answered: the logs, the container back, the record committed.
+pub(super) async fn end(invoker: &Invoker, ran: Ran, mut record: Activation, action: &ResolvedAction, ending: Ending) {
+    let records = &invoker.0.parts.records;
+    // Before the container is free again, so that work cannot outrun the disk.
+    let place = if ending.store || ending.accepted { Some(records.place().await) } else { None };
+    if let Some(mut lease) = ran.lease {
+        let developer_error = record.response.status == ActivationStatus::DeveloperError;
+        let request = LogRequest {
+            limit: ByteSize::mib(action.action.limits.logs_mb.into()),
+            wait_for_sentinels: !developer_error,
+            developer_error,
+        };
+        let logs = lease.container.collect_logs(request).await;
+        record.logs = logs.lines;
+        if ran.reusable && !logs.unreliable {
+            lease.give_back();
+        } else {
+            lease.destroy();
+        }
+    }
+    if let Some(place) = place {
+        records.finish(record, ending.store, place).await;
+    }
+}

@@ -1,0 +1,352 @@
+//! The whole node, put together in one place: what is started, in which order, and how it ends.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
+
+use actix_web::dev::ServerHandle;
+use prometheus_client::registry::Registry;
+use protocol::{NodeId, ShardId};
+use raft_store::{MetaChange, Observer, ShardChange, Store};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::{
+    activations::{query::Activations, retention, store::Records},
+    admin::{self, Admin, StatusSource},
+    api::{self, AppState, Serving},
+    auth::{self, Authenticator, DataKey, Directory, Users},
+    clock,
+    cluster::{
+        raft::{GroupTimers, Groups, StartError},
+        session::{self, SessionError},
+    },
+    config::{BackendChoice, Config},
+    containers::{
+        PoolConfig, Pools,
+        backend::{
+            Backend,
+            process::{self, ProcessBackend, ProcessConfig, SandboxConfig},
+            simulated::{SimulatedBackend, SimulatedConfig},
+        },
+        metrics::PoolMetrics,
+        prewarm::StemCell,
+    },
+    entities::{
+        Entities, EntityCaches,
+        code::{BlobError, Blobs},
+        kinds::{Kinds, Manifest},
+    },
+    invoke::{InvokeConfig, Invoker, Parts},
+    metrics,
+};
+
+/// The id of the only node of a cluster.
+const ONLY_NODE: NodeId = NodeId(1);
+/// Containers that are still leased when a node stops are given this long before they are killed.
+const LEASES_END: Duration = Duration::from_secs(2);
+
+/// Why a node does not start or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("cannot create the data directory {path}: {source}")]
+    DataDir { path: String, source: std::io::Error },
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error(transparent)]
+    DataKey(#[from] auth::DataKeyError),
+    #[error(transparent)]
+    Open(#[from] raft_store::OpenError),
+    #[error(transparent)]
+    Store(#[from] raft_store::StoreError),
+    #[error(transparent)]
+    Groups(#[from] StartError),
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    #[error(transparent)]
+    Blobs(#[from] BlobError),
+    #[error(transparent)]
+    Process(#[from] process::StartError),
+    #[error("the sample user: {0}")]
+    Guest(#[from] auth::UserError),
+    #[error("{what}: {source}")]
+    Io { what: &'static str, source: std::io::Error },
+}
+
+impl NodeError {
+    fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { what, source }
+    }
+}
+
+/// Tells the caches what is applied, before it is answered.
+struct Caches {
+    entities: Arc<EntityCaches>,
+    directory: Arc<Directory>,
+}
+
+impl Observer for Caches {
+    fn meta_applied(&self, changes: &[MetaChange]) {
+        self.directory.meta_applied(changes);
+        self.entities.meta_applied(changes);
+    }
+
+    /// Work that is taken back is found again when it is assigned.
+    fn shard_applied(&self, _shard: ShardId, _changes: &[ShardChange]) {}
+}
+
+/// A running node.
+pub struct Node {
+    config: Arc<Config>,
+    api_addr: SocketAddr,
+    serving: Serving,
+    invoker: Invoker,
+    pools: Pools,
+    backend: Arc<dyn Backend>,
+    groups: Groups,
+    servers: Vec<ServerHandle>,
+    admin: Admin,
+    /// Dropped last: openraft and the proposers, which must never wait behind requests.
+    raft: Runtime,
+    /// Accepted work, and all that containers need.
+    work: Runtime,
+}
+
+impl Node {
+    /// Runs a node until SIGINT or SIGTERM, then drains it.
+    ///
+    /// # Errors
+    /// [`NodeError`] if it does not start.
+    pub fn run(config: Config) -> Result<(), NodeError> {
+        actix_web::rt::System::new().block_on(async {
+            let node = Self::start(config).await?;
+            node.announce();
+            stop_signal().await.map_err(NodeError::io("cannot listen for signals"))?;
+            tracing::info!("stopping: running activations end first; a second signal stops at once");
+            tokio::select! {
+                () = node.drain() => {}
+                signal = stop_signal() => {
+                    signal.map_err(NodeError::io("cannot listen for signals"))?;
+                    tracing::warn!("stopped at once");
+                }
+            }
+            node.stop().await;
+            Ok(())
+        })
+    }
+
+    /// Starts everything and returns once requests are served. Runs on an actix system.
+    ///
+    /// # Errors
+    /// [`NodeError`]; nothing is left running.
+    pub async fn start(config: Config) -> Result<Self, NodeError> {
+        let started_ms = clock::unix_ms();
+        let config = Arc::new(config);
+        let data_dir = &config.data_dir;
+        std::fs::create_dir_all(data_dir)
+            .map_err(|source| NodeError::DataDir { path: data_dir.display().to_string(), source })?;
+        // The address first: whether it is free should be known before anything is changed.
+        let listener = listen(config.http.api_addr)?;
+        let api_addr = listener.local_addr().map_err(NodeError::io("the API's address"))?;
+        let raft = runtime("raft")?;
+        let work = runtime("work")?;
+
+        // State, and the caches that hear of all changes from the first entry on.
+        let store_dir = data_dir.join("store");
+        let key = DataKey::open(data_dir, store_dir.exists())?;
+        let store = Store::open(&store_dir, raft_store::Options::default())?;
+        let directory = Arc::new(Directory::load(store.meta())?);
+        let entity_caches = Arc::new(EntityCaches::default());
+        let observer =
+            Arc::new(Caches { entities: Arc::clone(&entity_caches), directory: Arc::clone(&directory) });
+        let timers = GroupTimers { meta: config.raft.meta, shards: config.raft.shard };
+        let shards = config.raft.shards;
+        let groups = on(&raft, Groups::start(ONLY_NODE, store.clone(), shards, timers, observer)).await?;
+        // From here on nothing counts that an earlier process of this node still had under way.
+        let opened = {
+            let groups = groups.clone();
+            let name = config.node_name.clone();
+            on(&raft, async move { session::open(&groups, &name).await }).await?
+        };
+
+        // What runs actions.
+        let backend = backend(&config, api_addr, &work).await?;
+        let kinds = Kinds::new(&Manifest::upstream(), &backend.kinds());
+        let blobs = Blobs::open(data_dir.join("blobs"))?;
+        let entities = Entities::new(groups.clone(), entity_caches, kinds, config.limits.clone(), blobs);
+        let mut registry = metrics::registry(&config.node_name, started_ms);
+        metrics::register_store(&mut registry, store);
+        let api_host = backend.gateway().map_or(api_addr, |gateway| SocketAddr::new(gateway, api_addr.port()));
+        let pool_config = PoolConfig {
+            node: ONLY_NODE,
+            limits: (&config.containers).into(),
+            stem_cells: StemCell::configured(&config.containers.prewarm, |kind| entities.kinds().resolve(kind)),
+            env: vec![("__OW_API_HOST".to_owned(), format!("http://{api_host}"))],
+        };
+        let pool_metrics = PoolMetrics::register(&mut registry);
+        let pools = Pools::start(pool_config, Arc::clone(&backend), work.handle().clone(), pool_metrics)
+            .map_err(NodeError::io("cannot start the actors' thread"))?;
+
+        // Invocation.
+        let keys = Arc::new(Authenticator::new(directory, key.clone(), config.auth.failed_logins_per_minute));
+        let invoker = Invoker::new(Parts {
+            config: InvokeConfig::new(&config),
+            groups: groups.clone(),
+            session: opened.session,
+            entities: entities.clone(),
+            keys: keys.clone(),
+            pools: pools.clone(),
+            records: Records::new(groups.clone(), opened.session),
+            background: work.handle().clone(),
+        });
+        if opened.lost > 0 || !opened.taken_over.is_empty() {
+            let (lost, waiting) = (opened.lost, opened.taken_over.len());
+            tracing::info!(lost, waiting, "taken over from the process before: recorded as lost, and placed now");
+        }
+        invoker.resume(opened.taken_over);
+        work.spawn(retention::run(groups.clone(), config.activations.retention));
+
+        // Administration, then the world.
+        let users = Users::new(groups.clone(), key);
+        if config.dev {
+            auth::create_guest(&users).await?;
+        } else {
+            auth::remove_guest(&users).await?;
+        }
+        let registry = Arc::new(registry);
+        let status = StatusSource {
+            config: Arc::clone(&config),
+            api_addr,
+            started_ms,
+            groups: groups.clone(),
+            pools: pools.clone(),
+            backend: Arc::clone(&backend),
+        };
+        let admin = Admin { users, status: Arc::new(status), registry: Arc::clone(&registry) };
+        let admin_server =
+            admin::serve(data_dir, admin.clone()).map_err(NodeError::io("cannot make the admin socket"))?;
+        let serving = Serving::default();
+        let state = AppState {
+            entities,
+            activations: Activations::new(groups.clone()),
+            invoker: invoker.clone(),
+            keys,
+            registry,
+            serving: serving.clone(),
+        };
+        let mut listeners = vec![listener];
+        if api_host.ip() != api_addr.ip() && !api_addr.ip().is_unspecified() {
+            // The only door of this machine that containers find open.
+            listeners.push(listen(api_host)?);
+        }
+        let api_server = api::serve(&config.http, state, listeners).map_err(NodeError::io("cannot serve the API"))?;
+        let servers = vec![api_server.handle(), admin_server.handle()];
+        actix_web::rt::spawn(api_server);
+        actix_web::rt::spawn(admin_server);
+        serving.ready();
+        Ok(Self { config, api_addr, serving, invoker, pools, backend, groups, servers, admin, raft, work })
+    }
+
+    /// Where the API listens; the configured port may have been 0.
+    pub fn api_addr(&self) -> SocketAddr {
+        self.api_addr
+    }
+
+    /// What administration does, for whoever runs the node in its own process.
+    pub fn admin(&self) -> &Admin {
+        &self.admin
+    }
+
+    pub fn registry(&self) -> &Registry {
+        &self.admin.registry
+    }
+
+    fn announce(&self) {
+        for warning in self.backend.warnings() {
+            tracing::warn!("{warning}");
+        }
+        tracing::info!(
+            api = %self.api_addr,
+            back_end = self.backend.name(),
+            kinds = self.backend.kinds().join(" "),
+            data_dir = %self.config.data_dir.display(),
+            version = env!("CARGO_PKG_VERSION"),
+            "ready"
+        );
+    }
+
+    /// Takes no new invocations and waits until those under way have ended, at most the configured time. What was
+    /// accepted and has not started stays in its shard for the next process.
+    pub async fn drain(&self) {
+        self.serving.drain();
+        self.invoker.stop_placing();
+        if tokio::time::timeout(self.config.drain_timeout, self.invoker.drained()).await.is_err() {
+            tracing::warn!(running = self.invoker.running(), "activations were still running and are lost");
+        }
+    }
+
+    /// Stops everything, in reverse order. [`Node::drain`] comes first if nothing is to be lost.
+    pub async fn stop(self) {
+        self.serving.drain();
+        for server in &self.servers {
+            server.stop(true).await;
+        }
+        let Self { pools, groups, raft, work, .. } = self;
+        let killed = pools.shutdown(LEASES_END).await;
+        if killed > 0 {
+            tracing::warn!(killed, "containers were still in use and were killed");
+        }
+        on(&raft, async move { groups.shutdown().await }).await;
+        // A runtime must not be dropped where others wait.
+        work.shutdown_background();
+        raft.shutdown_background();
+    }
+}
+
+/// Runs `future` on `runtime` and waits for it.
+async fn on<T: Send + 'static>(runtime: &Runtime, future: impl Future<Output = T> + Send + 'static) -> T {
+    match runtime.spawn(future).await {
+        Ok(value) => value,
+        // Nobody aborts it, so it panicked: pass that on.
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+fn runtime(name: &str) -> Result<Runtime, NodeError> {
+    Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name(name)
+        .enable_all()
+        .build()
+        .map_err(NodeError::io("cannot start threads"))
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, NodeError> {
+    TcpListener::bind(address).map_err(|source| NodeError::Listen { address, source })
+}
+
+async fn backend(config: &Config, api_addr: SocketAddr, work: &Runtime) -> Result<Arc<dyn Backend>, NodeError> {
+    match config.containers.backend {
+        BackendChoice::Simulated => Ok(Arc::new(SimulatedBackend::new(SimulatedConfig::default()))),
+        BackendChoice::Auto | BackendChoice::Process => {
+            let sandbox = SandboxConfig { state_dir: config.data_dir.join("sandbox"), read_only: Vec::new() };
+            let _ = api_addr;
+            let process = ProcessConfig::from_environment(sandbox, config.data_dir.join("containers"))
+                .map_err(NodeError::io("the path of this program"))?;
+            let backend = on(work, ProcessBackend::start(process)).await?;
+            Ok(Arc::new(backend))
+        }
+    }
+}
+
+async fn stop_signal() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
