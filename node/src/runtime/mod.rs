@@ -8,6 +8,8 @@
 
 use std::process::ExitCode;
 
+use crate::containers::backend::sandbox;
+
 pub mod archive;
 pub mod http1;
 pub mod launch_exec;
@@ -23,6 +25,7 @@ pub use proxy_client::{Answer, AnswerBody, AnswerLimits, CallOutcome, Endpoint, 
 pub fn run_helper(arguments: &[String]) -> Option<ExitCode> {
     match arguments.split_first() {
         Some((program, rest)) if program == "unpack" => Some(archive::main(rest)),
+        Some((program, _)) if program == sandbox::INIT_COMMAND => Some(sandbox::init_main()),
         Some((program, rest)) if program == "launch-exec" => Some(launch_exec::main(rest)),
         _ => None,
     }

@@ -4,14 +4,14 @@ use std::{
     io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
     net::Ipv4Addr,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{BorrowedFd, OwnedFd},
     path::PathBuf,
     time::Duration,
 };
 
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair, sockopt,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair, sockopt,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -58,7 +58,9 @@ pub(super) struct Address {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Answer {
     /// The first process exists; its pidfd comes along. The namespaces are there, the mounts are not.
-    Started { pid: i32 },
+    Started {
+        pid: i32,
+    },
     /// Prepared. Descriptors: the Landlock ruleset, the scratch folder, then the namespaces in the order in which to enter them.
     Ready,
     Done,
@@ -70,7 +72,7 @@ pub(super) enum Answer {
 pub(super) struct Failure {
     pub layer: Layer,
     pub step: String,
-    pub errno: i32,
+    pub why: String,
 }
 
 /// Layers that are set up inside.
@@ -145,6 +147,8 @@ pub(super) fn receive<M: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     #[test]

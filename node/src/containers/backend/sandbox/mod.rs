@@ -32,9 +32,31 @@
 //! The zygote has one thread (`setns` into a user namespace asks for that) and holds no secrets: its memory is the child's memory.
 //! Without a sandbox the lists are empty, and the node must tell the child's process id to [`Sandbox::joined`].
 
+mod cgroup;
+mod confine;
 mod control;
+mod handle;
+mod host;
+mod init;
+mod landlock;
+mod netlink;
+mod network;
+mod pasta;
+mod plain;
+mod root;
+mod seccomp;
+mod shell;
 mod spec;
+mod sys;
+mod watch;
 
+pub use handle::Sandbox;
+pub use host::SandboxHost;
+pub use init::init_main;
 pub use spec::{
-    Ipv4Subnet, Join, JoinSteps, NOFILE_LIMIT, PIDS_LIMIT, Payload, ReadOnlyPath, SandboxConfig, SandboxError, SandboxSpec, User, WORK_DIR,
+    Ipv4Subnet, Join, JoinSteps, NOFILE_LIMIT, PIDS_LIMIT, Payload, ReadOnlyPath, SandboxConfig, SandboxError,
+    SandboxSpec, User, WORK_DIR,
 };
+
+/// The hidden subcommand of `whisp` that becomes a sandbox's process 1: `main` calls [`init_main`] for it before anything else.
+pub const INIT_COMMAND: &str = "sandbox-init";

@@ -265,7 +265,8 @@ mod tests {
 
     #[test]
     fn host_paths_map_to_paths_inside() {
-        let table = [ReadOnlyPath { host: "/data/whisp".into(), inside: "/whisp".into() }, ReadOnlyPath::same("/opt/py")];
+        let table =
+            [ReadOnlyPath { host: "/data/whisp".into(), inside: "/whisp".into() }, ReadOnlyPath::same("/opt/py")];
         assert_eq!(visible_path(&table, Path::new("/data/whisp")), Path::new("/whisp"));
         assert_eq!(visible_path(&table, Path::new("/opt/py/bin/python")), Path::new("/opt/py/bin/python"));
         assert_eq!(visible_path(&table, Path::new("/data/whisper")), Path::new("/data/whisper"));
