@@ -244,11 +244,14 @@ async fn start_group(
 
     let members = BTreeMap::from([(node.0, openraft::BasicNode::default())]);
     match raft.initialize(members).await {
-        Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+        // A new group elects its first leader at once.
+        Ok(()) => {}
+        // One that is there has its ticks off, so it must be told to.
+        Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {
+            raft.trigger().elect(false).await.map_err(|error| failed(error.to_string()))?;
+        }
         Err(error) => return Err(failed(error.to_string())),
     }
-    // Without ticks it does not elect itself either.
-    raft.trigger().elect(false).await.map_err(|error| failed(error.to_string()))?;
     raft.wait(Some(START_TIMEOUT))
         .state(ServerState::Leader, "the only voter leads")
         .await
