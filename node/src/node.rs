@@ -27,7 +27,8 @@ use crate::{
         PoolConfig, Pools,
         backend::{
             Backend,
-            process::{self, ProcessBackend, ProcessConfig, SandboxConfig},
+            process::{self, ProcessBackend, ProcessConfig},
+            sandbox::SandboxConfig,
             simulated::{SimulatedBackend, SimulatedConfig},
         },
         metrics::PoolMetrics,
@@ -330,8 +331,8 @@ async fn backend(config: &Config, api_addr: SocketAddr, work: &Runtime) -> Resul
     match config.containers.backend {
         BackendChoice::Simulated => Ok(Arc::new(SimulatedBackend::new(SimulatedConfig::default()))),
         BackendChoice::Auto | BackendChoice::Process => {
-            let sandbox = SandboxConfig { state_dir: config.data_dir.join("sandbox"), read_only: Vec::new() };
-            let _ = api_addr;
+            let mut sandbox = SandboxConfig::new(config.data_dir.join("sandbox"), api_addr.port());
+            sandbox.unsafe_no_sandbox = config.containers.unsafe_no_sandbox;
             let process = ProcessConfig::from_environment(sandbox, config.data_dir.join("containers"))
                 .map_err(NodeError::io("the path of this program"))?;
             let backend = on(work, ProcessBackend::start(process)).await?;

@@ -2,7 +2,6 @@
 //!
 //! [`proxy_client`] exchanges bytes and tells exactly how far it got; [`outcome`] is the pure table from there to an
 //! activation's response; [`http1`] is the framing of answers.
-
 //!
 //! [`archive`] and [`launch_exec`] are programs of the `whisp` binary that run *inside* containers: see [`run_helper`].
 
@@ -24,8 +23,8 @@ pub use proxy_client::{Answer, AnswerBody, AnswerLimits, CallOutcome, Endpoint, 
 /// containers. `main` calls it before anything else: such a process must not set up a node's threads.
 pub fn run_helper(arguments: &[String]) -> Option<ExitCode> {
     match arguments.split_first() {
-        Some((program, rest)) if program == "unpack" => Some(archive::main(rest)),
         Some((program, _)) if program == sandbox::INIT_COMMAND => Some(sandbox::init_main()),
+        Some((program, rest)) if program == "unpack" => Some(archive::main(rest)),
         Some((program, rest)) if program == "launch-exec" => Some(launch_exec::main(rest)),
         _ => None,
     }

@@ -2,6 +2,7 @@
 
 mod executables;
 mod nodejs;
+mod packages;
 mod python;
 mod simulated;
 mod support;

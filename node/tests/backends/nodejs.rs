@@ -39,7 +39,7 @@ fn subject(fixture: &Fixture) -> Subject<'_> {
         image: None,
         memory: ByteSize::mib(256),
         code: &code,
-        limits_memory: fixture.limits_memory,
+        limits_memory: true,
         exited: ABNORMAL_RUN,
         exited_in_init: ABNORMAL_INIT,
     }
@@ -47,8 +47,11 @@ fn subject(fixture: &Fixture) -> Subject<'_> {
 
 #[tokio::test]
 async fn the_contract_holds() {
-    let fixture = Fixture::start().await;
-    run_all(&subject(&fixture)).await;
+    for sandboxed in [true, false] {
+        let fixture = Fixture::with_sandbox(sandboxed).await;
+        run_all(&subject(&fixture)).await;
+        fixture.stop().await;
+    }
 }
 
 const LONG: Duration = Duration::from_secs(60);
@@ -124,6 +127,7 @@ async fn results_of_every_form() {
     let error = &result["error"];
     assert_eq!((&error["name"], &error["message"], &error["extra"]), (&json!("TypeError"), &json!("no"), &json!(1)));
     assert!(error["stack"].as_str().is_some_and(|stack| stack.starts_with("TypeError: no\n")), "{error}");
+    fixture.stop().await;
 }
 
 #[tokio::test]
@@ -154,6 +158,7 @@ async fn entries_are_found_where_they_may_be() {
         let error = result["error"].as_str().expect("a text");
         assert!(error.starts_with(&format!("Initialization has failed due to: {name}")), "{error}");
     }
+    fixture.stop().await;
 }
 
 #[tokio::test]
@@ -186,6 +191,7 @@ async fn archives_are_unpacked_and_loaded() {
     }
     let index = zip(&[("index.js", b"exports.main = () => ({ index: true })")]);
     assert_eq!(once(&subject, binary(index), "main", json!({})).await.1, json!({"index": true}));
+    fixture.stop().await;
 }
 
 #[tokio::test]
@@ -205,6 +211,7 @@ async fn bad_archives_fail_in_the_words_of_the_reference() {
         let expected = json!({ "error": format!("Initialization has failed due to: {reason}") });
         assert_eq!(outcome, (ActivationStatus::DeveloperError, expected));
     }
+    fixture.stop().await;
 }
 
 #[tokio::test]
@@ -224,6 +231,7 @@ async fn a_20_mb_archive_works() {
     assert!(archive.len() > 20 << 20);
     let outcome = once(&subject, binary(archive), "main", json!({})).await;
     assert_eq!(outcome, (ActivationStatus::Success, json!({"size": 20 << 20})));
+    fixture.stop().await;
 }
 
 #[tokio::test]
@@ -241,6 +249,7 @@ async fn state_is_kept_between_runs_and_overlapping_output_is_not_lost() {
         assert_eq!(finished.lines().len(), 300_000 / (16 << 10));
     }
     running.destroy().await;
+    fixture.stop().await;
 }
 
 #[tokio::test]
@@ -262,4 +271,5 @@ async fn malformed_requests_are_bad_requests() {
         }
     }
     running.destroy().await;
+    fixture.stop().await;
 }

@@ -46,7 +46,7 @@ fn subject(fixture: &Fixture) -> Subject<'_> {
         image: None,
         memory: ByteSize::mib(128),
         code: &code,
-        limits_memory: fixture.limits_memory,
+        limits_memory: true,
         exited: "command exited",
         exited_in_init: CANNOT_START,
     }
@@ -54,9 +54,11 @@ fn subject(fixture: &Fixture) -> Subject<'_> {
 
 #[tokio::test]
 async fn the_contract_holds() {
-    let fixture = Fixture::start().await;
-    run_all(&subject(&fixture)).await;
-    fixture.stop().await;
+    for sandboxed in [true, false] {
+        let fixture = Fixture::with_sandbox(sandboxed).await;
+        run_all(&subject(&fixture)).await;
+        fixture.stop().await;
+    }
 }
 
 /// Initializes `code` with entry `main` and runs it once; status, result, and the lines of its logs.

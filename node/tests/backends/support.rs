@@ -9,28 +9,37 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use node::containers::backend::{
     Backend,
-    process::{ProcessBackend, ProcessConfig, SandboxConfig},
+    process::{ProcessBackend, ProcessConfig},
+    sandbox::SandboxConfig,
 };
 use zip::write::SimpleFileOptions;
 
 /// A back end in a folder of its own.
 pub struct Fixture {
     pub backend: ProcessBackend,
-    /// Its sandbox watches over memory.
-    pub limits_memory: bool,
     _folder: tempfile::TempDir,
 }
 
 impl Fixture {
+    /// As it runs in earnest.
     pub async fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let sandbox = SandboxConfig { state_dir: folder.path().join("sandbox"), read_only: Vec::new() };
-        let mut config = ProcessConfig::from_environment(sandbox, folder.path().join("process")).expect("a config");
-        config.program = PathBuf::from(env!("CARGO_BIN_EXE_whisp"));
-        let backend = ProcessBackend::start(config).await.expect("a back end");
-        Self { backend, limits_memory: false, _folder: folder }
+        Self::with_sandbox(true).await
     }
 
+    /// With or without the sandbox.
+    pub async fn with_sandbox(sandboxed: bool) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_whisp"));
+        let mut sandbox = SandboxConfig::new(folder.path().join("sandbox"), 3233);
+        sandbox.unsafe_no_sandbox = !sandboxed;
+        sandbox.init_program = program.clone();
+        let mut config = ProcessConfig::from_environment(sandbox, folder.path().join("process")).expect("a config");
+        config.program = program;
+        let backend = ProcessBackend::start(config).await.expect("a back end");
+        Self { backend, _folder: folder }
+    }
+
+    /// Ends it; whatever it made is gone afterwards.
     pub async fn stop(self) {
         self.backend.shutdown().await;
     }

@@ -11,7 +11,6 @@
 
 mod container;
 mod output;
-mod shim;
 mod zygotes;
 
 use std::{
@@ -29,16 +28,11 @@ use std::{
 use async_trait::async_trait;
 use protocol::ByteSize;
 
-pub use self::shim::SandboxConfig;
-use self::{
-    container::ProcessContainer,
-    output::Output,
-    shim::{Payload, ReadOnlyPath, SandboxError, SandboxHost, SandboxSpec},
-    zygotes::Zygotes,
-};
+use self::{container::ProcessContainer, output::Output, zygotes::Zygotes};
 use super::{
     Backend, Container, ContainerSpec, CreateError,
     interpreters::{self, Interpreter, Language},
+    sandbox::{Payload, ReadOnlyPath, SandboxConfig, SandboxError, SandboxHost, SandboxSpec},
 };
 use crate::runtime::zygote::PYTHON_OPTIONS;
 
@@ -91,7 +85,7 @@ pub enum StartError {
 
 /// The back end.
 pub struct ProcessBackend {
-    host: SandboxHost,
+    host: Arc<SandboxHost>,
     interpreters: BTreeMap<String, Interpreter>,
     /// Paths as they are seen inside.
     launchers: Launchers,
@@ -140,6 +134,11 @@ impl ProcessBackend {
             zygotes.warm(interpreter.clone());
         }
         Ok(Self { host, interpreters, launchers: inside, zygotes, log_capacity })
+    }
+
+    /// The sandboxes: where containers find the API, and where the node must listen for them.
+    pub fn sandboxes(&self) -> &SandboxHost {
+        &self.host
     }
 
     /// What runs `spec`: program and arguments, or a zygote's interpreter.
@@ -207,6 +206,10 @@ impl Backend for ProcessBackend {
     fn kinds(&self) -> Vec<String> {
         let compiled = COMPILED_KINDS.map(str::to_owned);
         self.interpreters.keys().cloned().chain(compiled).chain(["blackbox".to_owned()]).collect()
+    }
+
+    fn gateway(&self) -> Option<std::net::IpAddr> {
+        self.host.gateway().map(|address| address.ip())
     }
 
     fn warnings(&self) -> Vec<String> {

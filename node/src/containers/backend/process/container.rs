@@ -1,11 +1,16 @@
 //! One container: a sandbox, a socket and two pipes.
 
-use std::{convert::Infallible, io, os::unix::net::UnixStream};
+use std::{convert::Infallible, io, os::unix::net::UnixStream, time::Duration};
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
-use super::{output::Output, shim::Sandbox};
-use crate::containers::backend::{CollectedLogs, Connection, Container, LogRequest};
+use super::output::Output;
+use crate::containers::backend::{CollectedLogs, Connection, Container, LogRequest, sandbox::Sandbox};
+
+/// How long the reason of an end is looked for, and how often.
+const REASON_PATIENCE: Duration = Duration::from_secs(2);
+const REASON_POLL: Duration = Duration::from_millis(5);
 
 /// Dropping it kills its processes.
 pub(super) struct ProcessContainer {
@@ -13,11 +18,12 @@ pub(super) struct ProcessContainer {
     sandbox: Sandbox,
     connection: UnixStream,
     output: Output,
+    paused: bool,
 }
 
 impl ProcessContainer {
     pub fn new(name: String, sandbox: Sandbox, connection: UnixStream, output: Output) -> Self {
-        Self { name, sandbox, connection, output }
+        Self { name, sandbox, connection, output, paused: false }
     }
 }
 
@@ -41,19 +47,37 @@ impl Container for ProcessContainer {
     }
 
     async fn killed_for_memory(&mut self) -> bool {
-        self.sandbox.killed_for_memory().await
+        let until = Instant::now() + REASON_PATIENCE;
+        loop {
+            // In this order: what killed the processes is known before they have ended.
+            let alive = self.sandbox.is_alive();
+            if self.sandbox.killed_for_memory() {
+                return true;
+            }
+            if !alive || Instant::now() >= until {
+                return false;
+            }
+            tokio::time::sleep(REASON_POLL).await;
+        }
     }
 
     async fn pause(&mut self) -> io::Result<()> {
-        self.sandbox.freeze()
+        self.paused = true;
+        self.sandbox.freeze().await
     }
 
     async fn resume(&mut self) -> io::Result<()> {
-        self.sandbox.thaw()
+        self.sandbox.thaw().await?;
+        self.paused = false;
+        Ok(())
     }
 
     async fn destroy(self: Box<Self>) {
-        let Self { sandbox, .. } = *self;
+        let Self { name, sandbox, paused, .. } = *self;
+        // A frozen process takes note of its end only when it runs.
+        if paused && let Err(error) = sandbox.thaw().await {
+            tracing::warn!(container = name, %error, "cannot thaw a container that is being removed");
+        }
         sandbox.destroy().await;
     }
 }

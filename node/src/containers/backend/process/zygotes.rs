@@ -5,9 +5,11 @@ use std::{collections::HashMap, io, os::fd::AsFd, path::PathBuf, sync::Arc};
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
-use super::shim::{Payload, Sandbox};
 use crate::{
-    containers::backend::interpreters::Interpreter,
+    containers::backend::{
+        interpreters::Interpreter,
+        sandbox::{Payload, Sandbox},
+    },
     runtime::zygote::{ForkError, Order, Zygote},
 };
 
@@ -88,5 +90,5 @@ pub(super) async fn fork(slot: Slot, sandbox: &mut Sandbox, payload: Payload) ->
         forked
     });
     let pid = forked.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-    sandbox.joined(pid).await.map_err(|error| error.to_string())
+    sandbox.joined(pid).map_err(|error| error.to_string())
 }
