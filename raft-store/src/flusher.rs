@@ -145,35 +145,25 @@ impl Shared {
 }
 
 fn run(db: &DB, receiver: &mpsc::Receiver<Waiter>, shared: &Shared, faults: &Faults) {
-    while let Ok(first) = receiver.recv() {
+    let mut next = receiver.recv().ok();
+    while let Some(first) = next {
         if !faults.flush_delay.is_zero() {
             thread::sleep(faults.flush_delay);
         }
         let waiters: Vec<Waiter> = std::iter::once(first).chain(receiver.try_iter()).collect();
         // Read before the flush: what is written meanwhile may not be covered.
         let sequence = db.latest_sequence_number();
-        let result = match shared.failed.get() {
-            Some(cause) => Err(cause.clone()),
-            None => db.flush_wal(!faults.no_sync).map_err(|error| error.to_string()),
-        };
-        if let Err(cause) = &result {
-            shared.fail(cause);
-        }
-        shared.flushes.fetch_add(1, Ordering::Relaxed);
-        for waiter in waiters {
-            let result = result.clone().map_err(StoreError::Failed);
-            match waiter {
-                Waiter::Entries { callback, entries } => {
-                    shared.entries.fetch_add(entries, Ordering::Relaxed);
-                    callback.io_completed(result.map_err(io::Error::from));
-                }
-                // Who does not wait any more needs no answer.
-                Waiter::Task(sender) => drop(sender.send(result)),
-                Waiter::Thread(sender) => drop(sender.send(result)),
-            }
-        }
+        let result = flush(db, shared, faults);
+        tell(waiters, &result, shared);
         if result.is_ok() {
             note_synced(db, sequence, shared);
+        }
+        next = receiver.try_recv().ok();
+        if next.is_none() {
+            // Nobody comes at once: the note goes to the operating system now, so that a kill does not take it. Else the
+            // next flush takes it along.
+            hand_over(db, shared);
+            next = receiver.recv().ok();
         }
     }
     if shared.failed.get().is_none()
@@ -183,11 +173,46 @@ fn run(db: &DB, receiver: &mpsc::Receiver<Waiter>, shared: &Shared, faults: &Fau
     }
 }
 
-/// Writes down how far the log is durable. Nobody waits for it; it goes to the operating system at once so that a kill of
-/// the process does not take it.
+/// One sync, or the failure that ended all.
+fn flush(db: &DB, shared: &Shared, faults: &Faults) -> Result<(), String> {
+    let number = shared.flushes.fetch_add(1, Ordering::Relaxed) + 1;
+    if let Some(cause) = shared.failed.get() {
+        return Err(cause.clone());
+    }
+    let flushed = if faults.fail_flush == Some(number) {
+        Err("a test asked for a failure".to_owned())
+    } else {
+        db.flush_wal(!faults.no_sync).map_err(|error| error.to_string())
+    };
+    flushed.inspect_err(|cause| shared.fail(cause))
+}
+
+fn tell(waiters: Vec<Waiter>, result: &Result<(), String>, shared: &Shared) {
+    for waiter in waiters {
+        let result = result.clone().map_err(StoreError::Failed);
+        match waiter {
+            Waiter::Entries { callback, entries } => {
+                shared.entries.fetch_add(entries, Ordering::Relaxed);
+                callback.io_completed(result.map_err(io::Error::from));
+            }
+            // Who does not wait any more needs no answer.
+            Waiter::Task(sender) => drop(sender.send(result)),
+            Waiter::Thread(sender) => drop(sender.send(result)),
+        }
+    }
+}
+
+/// Writes down how far the log is durable. Nobody waits for it.
 fn note_synced(db: &DB, sequence: u64, shared: &Shared) {
-    let noted = db.put(SYNCED_KEY, codec::encode(&sequence)).and_then(|()| db.flush_wal(false));
-    if let Err(error) = noted {
+    if let Err(error) = db.put(SYNCED_KEY, codec::encode(&sequence)) {
+        shared.fail(error.as_ref());
+    }
+}
+
+fn hand_over(db: &DB, shared: &Shared) {
+    if shared.failed.get().is_none()
+        && let Err(error) = db.flush_wal(false)
+    {
         shared.fail(error.as_ref());
     }
 }

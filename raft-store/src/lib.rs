@@ -22,6 +22,8 @@
 //! calls `raft.trigger().elect(false)` and waits until `raft.metrics()` names it as leader. Its elections and commits need
 //! nobody's answer. Before its membership grows: `raft.runtime_config().tick(true)`.
 //!
+//! At the end: `raft.shutdown()` of every group, then [`Store::close`].
+//!
 //! Before `client_write` call [`check_size`]. If a group's disk or state fails, its `Raft` stops with a fatal error; after
 //! a failed fsync every group of the process does ([`StoreError::Failed`]).
 
@@ -32,6 +34,8 @@ mod data_version;
 mod error;
 mod flusher;
 pub mod format;
+#[cfg(test)]
+mod format_tests;
 mod key_spaces;
 mod keys;
 mod log_bound;
@@ -55,7 +59,7 @@ pub use options::{Faults, InstallStage, Options};
 pub use query::{ActivationQuery, MetaReader, OpenSession, ShardReader, Stored, Unfinished};
 pub use snapshot::{CHUNK_BYTES, SnapshotData, SnapshotReceiver};
 pub use state_machine::{SnapshotBuilder, StateMachine};
-pub use store::{Observer, Store};
+pub use store::{Observer, StillOpen, Store};
 pub use types::{
     Entry, GroupId, LeaderId, LogId, Membership, Raft, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, Vote,
 };

@@ -34,6 +34,8 @@ pub struct Faults {
     pub flush_delay: Duration,
     /// Flushes hand the log to the operating system but do not sync it: a power loss then loses acknowledged writes.
     pub no_sync: bool,
+    /// The flush with this number (from 1) fails; those after it would succeed.
+    pub fail_flush: Option<u64>,
     /// Installing a snapshot fails at this stage, as if the process had died there.
     pub die_at: Option<InstallStage>,
 }

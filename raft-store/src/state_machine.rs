@@ -168,7 +168,10 @@ fn weight(entry: &Entry) -> usize {
             let lines = |lines: &[String]| lines.iter().map(String::len).sum::<usize>();
             let sizes = ops.iter().map(|op| match op {
                 ShardOp::Accept(accept) => accept.work.len(),
-                ShardOp::Finish(finish) => lines(&finish.record.logs),
+                ShardOp::Finish(finish) => {
+                    let result = finish.record.response.result.as_ref().map_or(0, |result| result.as_str().len());
+                    lines(&finish.record.logs) + result
+                }
                 ShardOp::LogPart { lines: part, .. } => lines(part),
                 _ => 0,
             });

@@ -3,11 +3,14 @@
 use std::{
     collections::HashMap,
     fs::{self, File, TryLockError},
+    os::unix::fs::DirBuilderExt,
     path::Path,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
+    thread,
+    time::{Duration, Instant},
 };
 
 use parking_lot::{Mutex, RwLock};
@@ -37,6 +40,13 @@ use crate::{
 pub trait Observer: Send + Sync + 'static {
     fn meta_applied(&self, changes: &[MetaChange]);
     fn shard_applied(&self, shard: ShardId, changes: &[ShardChange]);
+}
+
+/// Handles of a store are still there.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the store is still open: {handles} other handles")]
+pub struct StillOpen {
+    pub handles: usize,
 }
 
 /// Observes nothing.
@@ -83,7 +93,8 @@ impl Store {
     /// [`OpenError`] if another process has it, another version wrote it, or what was durable is damaged.
     pub fn open(dir: &Path, options: Options) -> Result<Self, OpenError> {
         let io = |source| OpenError::Io { dir: dir.to_owned(), source };
-        fs::create_dir_all(dir).map_err(io)?;
+        // Nobody else reads keys, parameters and results.
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
         let lock = lock(dir)?;
         refuse_headless(dir)?;
         if let Some(torn) = wal::drop_torn_tail(dir)? {
@@ -124,6 +135,27 @@ impl Store {
     /// Takes a snapshot that a leader sends, chunk by chunk, before openraft is asked to install it.
     pub fn receive_snapshot(&self, group: GroupId) -> SnapshotReceiver {
         SnapshotReceiver::new(self.inner.clone(), group)
+    }
+
+    /// Waits until every other handle of this data is gone, then closes it; gives up after `within`. Blocks. Tasks of groups
+    /// that were shut down may hold theirs for some moments more; until all are gone the directory cannot be opened again.
+    ///
+    /// # Errors
+    /// [`StillOpen`] if somebody still has a handle. Then the last one to drop it closes.
+    pub fn close(self, within: Duration) -> Result<(), StillOpen> {
+        let deadline = Instant::now() + within;
+        let mut inner = self.inner;
+        loop {
+            inner = match Arc::try_unwrap(inner) {
+                // Dropping writes the last and frees the lock.
+                Ok(_last) => return Ok(()),
+                Err(shared) => shared,
+            };
+            if Instant::now() >= deadline {
+                return Err(StillOpen { handles: Arc::strong_count(&inner) - 1 });
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// How many syncs made how many entries durable.

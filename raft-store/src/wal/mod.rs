@@ -12,8 +12,6 @@
 
 mod physical;
 mod records;
-#[cfg(test)]
-mod tests;
 
 use std::{
     fs::{self, File},

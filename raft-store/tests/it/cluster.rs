@@ -204,7 +204,7 @@ async fn a_node_that_missed_purged_entries_gets_snapshots_also_after_dying_in_th
             }
             assert_eq!((observer.meta.load(Ordering::SeqCst), observer.shards.load(Ordering::SeqCst)), (0, 0));
             cluster.net.cut_off(3);
-            node.stop(&cluster.net).await.ok();
+            node.stop(&cluster.net).await?;
             continue;
         }
         // The last death was behind the switch: the new state is whole, index, membership and data, before anyone sends

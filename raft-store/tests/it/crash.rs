@@ -66,7 +66,7 @@ fn child_process() {
 }
 
 async fn write_one(node: &Node, round: u64, writer: u64, n: u64) -> String {
-    if writer % 4 == 0 {
+    if writer.is_multiple_of(4) {
         let name = format!("r{round}-{writer}-{n}");
         node.write(GroupId::Meta, put(&name, 400)).await.expect("written");
         format!("\nack meta {name}\n")
@@ -115,9 +115,8 @@ impl Acknowledged {
             raft.ensure_linearizable(openraft::ReadPolicy::ReadIndex).await?;
         }
         let mut lost = 0;
-        let meta = node.store.meta();
         for name in &self.meta {
-            lost += usize::from(meta.get(&MetaKey::Entity(fqn("ns", None, name)))?.is_none());
+            lost += usize::from(node.store.meta().get(&MetaKey::Entity(fqn("ns", None, name)))?.is_none());
         }
         for (shard, id) in &self.shards {
             lost += usize::from(node.store.shard(ShardId(*shard)).unfinished_one(id)?.is_none());

@@ -255,6 +255,27 @@ async fn missing_and_damaged_files_are_refused() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn damaged_tables_never_show_other_data() -> anyhow::Result<()> {
+    let dir = store_with(10, 1000).await?;
+    drop(Store::open(dir.path(), Options::default())?);
+    let files = fs::read_dir(dir.path())?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
+    let tables: Vec<_> = files.into_iter().filter(|path| path.extension().is_some_and(|ext| ext == "sst")).collect();
+    let mut noticed = 0;
+    for table in &tables {
+        for offset in [20, fs::metadata(table)?.len() / 2, fs::metadata(table)?.len() - 30] {
+            let copy = copy_of(dir.path())?;
+            flip(&copy.path().join(table.file_name().expect("a name")), offset);
+            match reopened(copy.path()).await {
+                Ok(left) => assert_eq!(left, (1..11).collect::<Vec<u64>>()),
+                Err(_) => noticed += 1,
+            }
+        }
+    }
+    assert!(noticed > 0);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_damaged_entry_is_found_when_it_is_read() -> anyhow::Result<()> {
     let dir = store_with(3, 100).await?;
     {

@@ -3,6 +3,10 @@
 mod cluster;
 mod crash;
 mod damage;
+mod limits;
 mod network;
+mod reads;
+mod replicas;
+mod snapshots;
 mod suite;
 mod support;

@@ -214,6 +214,8 @@ impl Node {
             net.0.lock().nodes.remove(&(self.id, *group));
             raft.shutdown().await?;
         }
+        drop(self.rafts);
+        tokio::task::spawn_blocking(|| self.store.close(Duration::from_secs(20))).await??;
         Ok(())
     }
 }

@@ -51,7 +51,10 @@ pub fn apply(
                 return Ok(reply);
             }
             let reply = act(state, index, command, changes)?;
-            dedup::keep_reply(state, origin, &reply)?;
+            // A session may end itself; then nothing of it is kept.
+            if sessions::is_open(state, origin.session)? {
+                dedup::keep_reply(state, origin, &reply)?;
+            }
             Ok(reply)
         }
     }
