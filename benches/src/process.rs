@@ -98,15 +98,20 @@ pub fn memory(pid: u32) -> anyhow::Result<Memory> {
     Ok(Memory { resident_bytes: bytes("VmRSS")?, anonymous_bytes: bytes("RssAnon")? })
 }
 
-/// Processor time that the process has used, all its living threads, without its children.
+/// Processor time that the process has used, threads that ended included, without its children. In steps of 10 ms.
 ///
 /// # Errors
 /// If the process has ended.
 pub fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
-    Ok(cpu_time_by_thread(pid)?.into_iter().map(|(_, time)| time).sum())
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the process has ended")?;
+    // The name may hold spaces and brackets; after the last bracket comes the third field.
+    let fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ');
+    let ticks: Option<u64> = fields.skip(11).take(2).map(|field| field.parse::<u64>().ok()).sum();
+    let per_second = rustix::param::clock_ticks_per_second();
+    Ok(Duration::from_secs_f64(ticks.context("/proc/PID/stat has no times")? as f64 / per_second as f64))
 }
 
-/// Name and processor time of each thread.
+/// Name and processor time of each thread that lives.
 ///
 /// # Errors
 /// If the process has ended.
@@ -122,7 +127,7 @@ pub fn cpu_time_by_thread(pid: u32) -> anyhow::Result<Vec<(String, Duration)>> {
     Ok(threads)
 }
 
-/// Nanoseconds from the scheduler; `stat` counts in hundredths of a second, too coarse for an idle process.
+/// From the scheduler, in nanoseconds.
 fn scheduled(folder: &Path) -> anyhow::Result<Duration> {
     let text = fs::read_to_string(folder.join("schedstat"))?;
     let nanoseconds =
@@ -139,7 +144,6 @@ pub fn descendants(pid: u32) -> anyhow::Result<Vec<u32>> {
     for entry in fs::read_dir("/proc")? {
         let Some(child) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         let Ok(stat) = fs::read_to_string(format!("/proc/{child}/stat")) else { continue };
-        // The name may hold spaces and brackets; after the last bracket come the state and the parent.
         let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse::<u32>().ok());
         parents.extend(parent.map(|parent| (child, parent)));
     }
@@ -165,6 +169,9 @@ mod tests {
         assert!(descendants(std::process::id())?.contains(&pid));
         assert!(memory(std::process::id())?.resident_bytes > 1_000_000);
         assert!(!cpu_time_by_thread(std::process::id())?.is_empty());
+        let busy_until = Instant::now() + Duration::from_millis(60);
+        let before = cpu_time(std::process::id())?;
+        while Instant::now() < busy_until || cpu_time(std::process::id())? == before {}
         drop(child);
         assert!(!Path::new(&format!("/proc/{pid}")).exists());
         Ok(())

@@ -3,6 +3,7 @@
 use std::{
     io::Write,
     path::{Path, PathBuf},
+    process::ExitCode,
     time::{Duration, Instant},
 };
 
@@ -47,8 +48,13 @@ struct Arguments {
     json: Option<PathBuf>,
 }
 
-fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    let Err(error) = measure(Arguments::parse()) else { return ExitCode::SUCCESS };
+    eprintln!("bench: {error:#}");
+    ExitCode::FAILURE
+}
+
+fn measure(arguments: Arguments) -> anyhow::Result<()> {
     // One thread: the other cores are for what is measured. Children are started by it, and die with it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {

@@ -75,13 +75,13 @@ async fn idle_cpu(node: &Whisp, time: Duration, when: &str, section: &mut Sectio
     let children = process::descendants(node.pid())?;
     let children_before = sum_cpu(&children);
     let threads_before = process::cpu_time_by_thread(node.pid())?;
+    let before = process::cpu_time(node.pid())?;
     let start = Instant::now();
     tokio::time::sleep(time).await;
     let elapsed = start.elapsed().as_secs_f64();
     let threads = process::cpu_time_by_thread(node.pid())?;
     let percent = |used: Duration| 100.0 * used.as_secs_f64() / elapsed;
-    let total = |threads: &[(String, Duration)]| threads.iter().map(|(_, time)| *time).sum::<Duration>();
-    let used = percent(total(&threads).saturating_sub(total(&threads_before)));
+    let used = percent(process::cpu_time(node.pid())?.saturating_sub(before));
     let children_used = percent(sum_cpu(&children).saturating_sub(children_before));
     let mut fact = |who: &str, value| {
         section.facts.push(Fact { what: format!("idle, {when}, {who}"), value, unit: "% of a core" });
