@@ -1,19 +1,48 @@
-//! The HTTP API: requests in, answers out, no decisions.
+//! HTTP in and out, no decisions: OpenWhisk's API v1.
+//!
+//! [`answer`] is the door: it gives every request its transaction id, verifies the caller and hands over to the route
+//! table [`route`], one file per collection. Routing is ours, not the framework's, because OpenWhisk's is exact about
+//! what others leave to taste: credentials are asked for before it is told that a path does not exist, a method that is
+//! not supported is 404, and a trailing slash means something.
+//!
+//! Source: apache/openwhisk `RestAPIs.scala`, `Controller.scala`; reference `rest-api.md`.
 
-use std::{
-    net::TcpListener,
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-    },
+mod actions;
+mod activations;
+mod body;
+mod error;
+mod extract;
+mod info;
+mod invoke;
+mod namespaces;
+mod packages;
+mod respond;
+mod server;
+
+use std::sync::Arc;
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::Method,
+    web::{Data, Payload},
 };
-
-use actix_web::{App, HttpResponse, HttpServer, dev::Server, web};
 use prometheus_client::registry::Registry;
+use protocol::{ErrorCode, FullyQualifiedName, messages};
 
-use crate::{
-    activations::query::Activations, auth::Authenticator, config::Http, entities::Entities, invoke::Invoker, metrics,
+pub use self::server::{Serving, serve};
+use self::{
+    body::{Body, BodyBudget},
+    error::ApiError,
+    extract::{Call, segments, transaction_id},
 };
+use crate::{
+    activations::query::Activations, auth::Authenticator, clock, entities::Entities, invoke::Invoker, metrics,
+};
+
+/// Longest URI that is looked at, in bytes.
+const MAX_URI: usize = 8 << 10;
+/// The prefix of all that needs credentials.
+const BASE: &str = "/api/v1";
 
 /// What handlers need of the node. Cheap to clone.
 #[derive(Clone)]
@@ -26,75 +55,116 @@ pub struct AppState {
     pub serving: Serving,
 }
 
-/// Whether the node takes requests; shared by all that ask.
-#[derive(Debug, Clone, Default)]
-pub struct Serving(Arc<AtomicU8>);
-
-const STARTING: u8 = 0;
-const READY: u8 = 1;
-const DRAINING: u8 = 2;
-
-impl Serving {
-    /// Everything works: `/ready` is 200.
-    pub fn ready(&self) {
-        // Not if it drains already.
-        let _ = self.0.compare_exchange(STARTING, READY, Ordering::SeqCst, Ordering::SeqCst);
-    }
-
-    /// The node stops: no new invocations, `/ready` is 503.
-    pub fn drain(&self) {
-        self.0.store(DRAINING, Ordering::SeqCst);
-    }
-
-    pub fn is_ready(&self) -> bool {
-        self.0.load(Ordering::SeqCst) == READY
-    }
-
-    pub fn is_draining(&self) -> bool {
-        self.0.load(Ordering::SeqCst) == DRAINING
-    }
-}
-
-/// Serves the API on `listeners`. The server runs once it is awaited or spawned on an actix system, and stops through its
-/// handle only.
-///
-/// # Errors
-/// If a listener cannot be used.
-pub fn serve(config: &Http, state: AppState, listeners: Vec<TcpListener>) -> std::io::Result<Server> {
-    let app = move || App::new().app_data(web::Data::new(state.clone())).configure(configure);
-    let mut server = HttpServer::new(app)
-        .workers(config.workers)
-        .max_connections(config.connections_per_worker)
-        .keep_alive(config.keep_alive)
-        .client_request_timeout(config.head_timeout)
-        .disable_signals()
-        .shutdown_timeout(5);
-    for listener in listeners {
-        server = server.listen(listener)?;
-    }
-    Ok(server.run())
-}
-
-/// The route table.
-pub fn configure(config: &mut web::ServiceConfig) {
-    config
-        .route("/ping", web::get().to(|| async { "pong" }))
-        .route("/ready", web::get().to(ready))
-        .route("/metrics", web::get().to(exposition));
-}
-
-/// 200 once requests are served · 503 before and while the node drains.
-async fn ready(state: web::Data<AppState>) -> HttpResponse {
-    if state.serving.is_ready() { HttpResponse::Ok().body("ready") } else { HttpResponse::ServiceUnavailable().finish() }
-}
-
-/// 200 the text that Prometheus reads.
-async fn exposition(state: web::Data<AppState>) -> HttpResponse {
-    match metrics::render(&state.registry) {
-        Ok(text) => HttpResponse::Ok().content_type(metrics::CONTENT_TYPE).body(text),
-        Err(error) => {
-            tracing::error!(%error, "the metrics could not be written");
-            HttpResponse::InternalServerError().finish()
+/// Answers a request; nothing fails beyond this.
+async fn answer(
+    request: HttpRequest,
+    payload: Payload,
+    state: Data<AppState>,
+    bodies: Data<BodyBudget>,
+) -> HttpResponse {
+    let received_ms = clock::unix_ms();
+    let transaction = transaction_id(&request);
+    let under_api = request.uri().path().strip_prefix(BASE).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+    let outcome = if request.uri().path_and_query().is_some_and(|uri| uri.as_str().len() > MAX_URI) {
+        Err(ApiError::uri_too_long())
+    } else if request.method() == Method::OPTIONS {
+        Ok(respond::text("OK"))
+    } else {
+        match under_api {
+            Some("" | "/") if request.method() == Method::GET => Ok(info::api()),
+            Some(path) => match Call::new(&request, state, transaction.clone(), received_ms) {
+                Ok(call) => match segments(path) {
+                    Ok(path) => {
+                        let path: Vec<&str> = path.iter().map(AsRef::as_ref).collect();
+                        route(&call, &path, Body::new(&request, payload, bodies)).await
+                    }
+                    Err(error) => Err(error),
+                },
+                Err(error) => Err(error),
+            },
+            None => outside(&request, &state),
         }
+    };
+    let mut response = outcome.unwrap_or_else(|error| error.respond(&transaction));
+    respond::finish(&mut response, &transaction, under_api.is_some());
+    response
+}
+
+/// Paths outside the API: no credentials.
+fn outside(request: &HttpRequest, state: &AppState) -> Result<HttpResponse, ApiError> {
+    match (request.method(), request.uri().path()) {
+        (&Method::GET, "/") => Ok(info::root(state)),
+        (&Method::GET, "/ping") => Ok(respond::text("pong")),
+        (&Method::GET, "/ready") if state.serving.is_ready() => Ok(respond::text("ready")),
+        (&Method::GET, "/ready") => Err(ApiError::unavailable("the node does not serve requests now")),
+        (&Method::GET, "/metrics") => match metrics::render(&state.registry) {
+            Ok(text) => Ok(respond::with_type(metrics::CONTENT_TYPE, text)),
+            Err(error) => {
+                tracing::error!(%error, "the metrics cannot be written");
+                Err(ApiError::default_of(ErrorCode::Internal))
+            }
+        },
+        _ => Err(ApiError::no_route()),
+    }
+}
+
+/// The route table. An empty last segment is a trailing slash.
+async fn route(call: &Call, path: &[&str], body: Body) -> Result<HttpResponse, ApiError> {
+    let (namespace, path) = match *path {
+        ["namespaces"] | ["namespaces", ""] if call.method() == Method::GET => return Ok(namespaces::list(call)),
+        ["namespaces", namespace, ref rest @ ..] if !rest.is_empty() => (call.namespace(namespace)?, rest),
+        _ => return Err(ApiError::no_route()),
+    };
+    match (call.method(), path) {
+        (&Method::GET, ["actions"] | ["actions", ""]) => actions::list(call, namespace).await,
+        (_, ["actions", name]) if !name.is_empty() => {
+            let name = call.entity(namespace, None, name)?;
+            action(call, name, body).await
+        }
+        (&Method::GET, ["actions", package, ""]) => {
+            let package = call.entity(namespace, None, package)?;
+            actions::list_package(call, package).await
+        }
+        (_, ["actions", package, name]) if !name.is_empty() => {
+            let name = call.entity(namespace, Some(package), name)?;
+            action(call, name, body).await
+        }
+
+        (&Method::GET, ["packages"] | ["packages", ""]) => packages::list(call, namespace).await,
+        (method, ["packages", name]) if !name.is_empty() => {
+            let name = call.entity(namespace, None, name)?;
+            match *method {
+                Method::GET => packages::get(call, name).await,
+                Method::PUT => packages::put(call, name, body).await,
+                Method::DELETE => packages::delete(call, name).await,
+                _ => Err(ApiError::no_route()),
+            }
+        }
+
+        (&Method::GET, ["activations"] | ["activations", ""]) => activations::list(call, namespace).await,
+        (&Method::GET, ["activations", id] | ["activations", id, ""]) => {
+            activations::get(call, namespace, id, activations::Part::Record).await
+        }
+        (&Method::GET, ["activations", id, "logs"]) => {
+            activations::get(call, namespace, id, activations::Part::Logs).await
+        }
+        (&Method::GET, ["activations", id, "result"]) => {
+            activations::get(call, namespace, id, activations::Part::Result).await
+        }
+
+        (&Method::GET, ["limits"] | ["limits", ""]) => namespaces::limits(call, namespace).await,
+        (&Method::GET, ["limits", _]) => Err(ApiError::bad_request(messages::NO_INNER_LIMITS)),
+
+        _ => Err(ApiError::no_route()),
+    }
+}
+
+async fn action(call: &Call, name: FullyQualifiedName, body: Body) -> Result<HttpResponse, ApiError> {
+    match *call.method() {
+        Method::GET => actions::get(call, name).await,
+        Method::PUT => actions::put(call, name, body).await,
+        Method::POST => invoke::invoke(call, name, body).await,
+        Method::DELETE => actions::delete(call, name).await,
+        _ => Err(ApiError::no_route()),
     }
 }

@@ -4,12 +4,9 @@
 
 use std::{
     fs, io,
-    os::{
-        fd::OwnedFd,
-        unix::{
-            ffi::OsStrExt,
-            fs::{DirBuilderExt, PermissionsExt, symlink},
-        },
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{DirBuilderExt, PermissionsExt, symlink},
     },
     path::{Path, PathBuf},
 };
@@ -73,9 +70,7 @@ const INITIAL_SCRATCH: u64 = 1 << 20;
 type Step = (&'static str, io::Error);
 
 /// Builds the root and enters it. Afterwards nothing of the host can be named that is not listed above.
-///
-/// Returns a `/proc` of the sandbox that shows every process, for the node alone: it is mounted nowhere.
-pub(super) fn enter(setup: &Setup) -> Result<OwnedFd, Step> {
+pub(super) fn enter(setup: &Setup) -> Result<(), Step> {
     let root = setup.mount_point.as_path();
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(at("make the mounts private"))?;
@@ -95,7 +90,7 @@ pub(super) fn enter(setup: &Setup) -> Result<OwnedFd, Step> {
     etc(root, setup).map_err(at("write /etc"))?;
     devices(root).map_err(at("make /dev"))?;
     scratch(root, setup.user).map_err(at("make the scratch folders"))?;
-    let processes = proc(root).map_err(at("mount /proc"))?;
+    proc(root).map_err(at("mount /proc"))?;
     switch(root).map_err(at("change the root"))?;
     for path in MASKED {
         if Path::new(path).exists() {
@@ -108,8 +103,7 @@ pub(super) fn enter(setup: &Setup) -> Result<OwnedFd, Step> {
             sys::make_read_only(Path::new(path), true).map_err(|error| ("protect parts of /proc", error))?;
         }
     }
-    sys::make_read_only(Path::new("/"), false).map_err(|error| ("protect the root", error))?;
-    Ok(processes)
+    sys::make_read_only(Path::new("/"), false).map_err(|error| ("protect the root", error))
 }
 
 /// Changes how much the container may store in its folders together.
@@ -226,16 +220,12 @@ fn scratch(root: &Path, user: User) -> io::Result<()> {
     symlink("/tmp", root.join("var/tmp"))
 }
 
-/// A fresh `/proc` shows the sandbox's processes; `hidepid` keeps process 1 out of sight. The node's own is without it.
-fn proc(root: &Path) -> io::Result<OwnedFd> {
+/// A fresh `/proc` shows the sandbox's processes; `hidepid` keeps process 1 out of sight.
+fn proc(root: &Path) -> io::Result<()> {
     let place = root.join("proc");
     make_folders(&place)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("proc", &place, "proc", flags, None)?;
-    let processes = fs::File::open(&place)?;
-    unmount(&place, UnmountFlags::DETACH)?;
-    mount("proc", &place, "proc", flags, Some(c"hidepid=2"))?;
-    Ok(processes.into())
+    Ok(mount("proc", &place, "proc", flags, Some(c"hidepid=2"))?)
 }
 
 fn switch(root: &Path) -> io::Result<()> {
