@@ -15,13 +15,15 @@ pub(super) type Step = (Layer, &'static str, io::Error);
 /// Limits, then the user, capabilities, Landlock and seccomp, from which there is no way back.
 ///
 /// `user`: absent where the process already is the user (user namespace) or must stay who it is (process 1).
-pub(super) fn give_up_privileges(user: Option<User>, ruleset: BorrowedFd<'_>) -> Result<(), Step> {
+pub(super) fn give_up_privileges(user: Option<User>, ruleset: Option<BorrowedFd<'_>>) -> Result<(), Step> {
     if let Some(User { uid, gid }) = user {
         sys::become_user(uid, gid).map_err(|error| (Layer::Identity, "become the container's user", error))?;
     }
     sys::drop_capabilities().map_err(|error| (Layer::Identity, "drop the capabilities", error))?;
     sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(|error| (Layer::Identity, "set no_new_privs", error))?;
-    landlock::restrict(ruleset).map_err(|error| (Layer::Landlock, "restrict the process", error))?;
+    if let Some(ruleset) = ruleset {
+        landlock::restrict(ruleset).map_err(|error| (Layer::Landlock, "restrict the process", error))?;
+    }
     seccomp::install().map_err(|error| (Layer::Seccomp, "install the filter", error))
 }
 

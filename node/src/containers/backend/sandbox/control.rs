@@ -45,6 +45,8 @@ pub(super) enum Order {
     Exec { argv: Vec<String>, env: Vec<(String, String)>, nproc: u32, nofile: u32 },
     /// Others enter by themselves: give up all privileges.
     AwaitJoin,
+    /// Stop all processes where they are, or let them go on. After `Exec` or `AwaitJoin`.
+    Stop(bool),
 }
 
 /// Of a container's end of a veth pair.
@@ -61,7 +63,8 @@ pub(super) enum Answer {
     Started {
         pid: i32,
     },
-    /// Prepared. Descriptors: the Landlock ruleset, the scratch folder, then the namespaces in the order in which to enter them.
+    /// Prepared. Descriptors: the Landlock ruleset, the scratch folder, a `/proc` that shows all processes, then the namespaces in the order
+    /// in which to enter them.
     Ready,
     Done,
     Failed(Failure),

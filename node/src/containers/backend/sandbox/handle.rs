@@ -69,17 +69,19 @@ impl Sandbox {
             if !self.shared.cgroups.limits_memory() {
                 let failed = SandboxError::step("watch the memory");
                 let copy = |fd: &OwnedFd| fd.try_clone();
-                let fds =
-                    copy(&shell.pidfd).and_then(|pidfd| Ok((pidfd, copy(&shell.inside().scratch)?))).map_err(failed)?;
-                let root = shell.pid;
-                self.watch(root, fds.0, Some(fds.1));
+                let copies = (|| {
+                    let (pidfd, inside) = (copy(&shell.pidfd)?, shell.inside());
+                    Ok((pidfd, copy(&inside.scratch)?, copy(&inside.processes)?))
+                })();
+                let (root, (pidfd, scratch, processes)) = (shell.pid, copies.map_err(failed)?);
+                self.watch(root, pidfd, Some((scratch, processes)));
             }
         }
         Ok(self)
     }
 
-    fn watch(&mut self, root: i32, pidfd: OwnedFd, scratch: Option<OwnedFd>) {
-        let watched = Arc::new(Watched { root, pidfd, scratch, limit: self.memory, killed: AtomicBool::new(false) });
+    fn watch(&mut self, root: i32, pidfd: OwnedFd, inside: Option<(OwnedFd, OwnedFd)>) {
+        let watched = Arc::new(Watched { root, pidfd, inside, limit: self.memory, killed: AtomicBool::new(false) });
         self.shared.watch.add(&watched);
         self.watched = Some(watched);
     }
@@ -192,6 +194,9 @@ impl Sandbox {
     }
 
     /// Waits until the container's first process has ended, by itself or killed. Cancel safe. Needs a tokio runtime.
+    ///
+    /// In a sandbox that is process 1, which ends with the payload that it spawned. A process that joined is no child of it: its end shows on
+    /// its connection, and process 1 stays.
     pub async fn exited(&self) {
         let Some(pidfd) = self.pidfd().and_then(|fd| fd.try_clone().ok()) else {
             // Without a sandbox there is no process before the payload.
@@ -288,19 +293,22 @@ impl Sandbox {
     }
 
     async fn set_frozen(&self, frozen: bool) -> io::Result<()> {
-        let root = match self.kind.as_ref() {
-            Some(Kind::Shell(shell)) => Some(shell.pid),
-            Some(Kind::Plain(plain)) => plain.process().map(|(pid, _)| pid),
-            None => None,
-        };
-        match (self.cgroup(), root) {
+        let blocking: Box<dyn FnOnce() -> io::Result<()> + Send> = match (self.cgroup(), self.kind.as_ref()) {
             (Some(cgroup), _) if cgroup.can_freeze() => {
                 let cgroup = cgroup.clone();
-                spawn_blocking(move || cgroup.freeze(frozen)).await.map_err(io::Error::other)?
+                Box::new(move || cgroup.freeze(frozen))
             }
-            (_, Some(root)) => spawn_blocking(move || stop_tree(root, frozen)).await.map_err(io::Error::other)?,
-            _ => Ok(()),
-        }
+            (_, Some(Kind::Shell(shell))) => {
+                let orders = shell.orders();
+                Box::new(move || orders.send(&Order::Stop(frozen), &[]).map_err(io::Error::other))
+            }
+            (_, Some(Kind::Plain(plain))) => match plain.process() {
+                Some((root, _)) => Box::new(move || stop_tree(root, frozen)),
+                None => return Ok(()),
+            },
+            (_, None) => return Ok(()),
+        };
+        spawn_blocking(blocking).await.map_err(io::Error::other)?
     }
 }
 

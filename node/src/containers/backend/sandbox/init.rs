@@ -95,15 +95,15 @@ fn enter_user_namespace(user: User) -> Result<(), Failure> {
 fn live(control: BorrowedFd<'_>, setup: &Setup) -> Result<u8, Failure> {
     let namespaces = namespaces(setup.user_namespace).map_err(failed(Layer::Namespaces, "open the namespaces"))?;
     connect_network(control)?;
-    root::enter(setup).map_err(|(step, error)| failed(Layer::Mounts, step)(error))?;
+    let processes = root::enter(setup).map_err(|(step, error)| failed(Layer::Mounts, step)(error))?;
     let ruleset = landlock::ruleset().map_err(failed(Layer::Landlock, "make the rules"))?;
     let scratch = fs::File::open("/tmp").map_err(failed(Layer::Mounts, "open the scratch folder"))?;
     // From here on no other process of this user may look into this one or steer it.
     sys::prctl(libc::PR_SET_DUMPABLE, 0).map_err(failed(Layer::Identity, "close process 1 to others"))?;
-    let mut fds = vec![ruleset.as_fd(), scratch.as_fd()];
+    let mut fds = vec![ruleset.as_fd(), scratch.as_fd(), processes.as_fd()];
     fds.extend(namespaces.iter().map(AsFd::as_fd));
     control::send(control, &Answer::Ready, &fds).map_err(failed(Layer::Namespaces, "tell that it is ready"))?;
-    drop((scratch, namespaces));
+    drop((scratch, processes, namespaces));
     // A user namespace has just this one user, who cannot become another.
     let user = (!setup.user_namespace).then_some(setup.user);
     let mut payload = None;
@@ -114,8 +114,8 @@ fn live(control: BorrowedFd<'_>, setup: &Setup) -> Result<u8, Failure> {
             return Ok(SILENT);
         };
         let done = match order {
-            Order::Network(_) => {
-                Err(failed(Layer::Network, "connect twice")(io::Error::from(io::ErrorKind::InvalidInput)))
+            Order::Network(_) | Order::Stop(_) => {
+                Err(failed(Layer::Network, "obey an order out of turn")(io::Error::from(io::ErrorKind::InvalidInput)))
             }
             Order::Adopt { host_name, scratch_bytes } => adopt(&host_name, scratch_bytes).map(|()| false),
             Order::Exec { argv, env, nproc, nofile } => {
@@ -137,8 +137,8 @@ fn live(control: BorrowedFd<'_>, setup: &Setup) -> Result<u8, Failure> {
         if leave {
             // Signals first: the filter of the next line has no reason to allow more than payloads need.
             let signals = sys::child_signals().map_err(failed(Layer::Identity, "watch children"))?;
-            confine::give_up_privileges(None, ruleset.as_fd())
-                .map_err(|(layer, step, error)| failed(layer, step)(error))?;
+            // No Landlock here: its rules end signals at the border of a domain, and this process must be able to stop the others.
+            confine::give_up_privileges(None, None).map_err(|(layer, step, error)| failed(layer, step)(error))?;
             drop(ruleset);
             control::send(control, &Answer::Done, &[]).map_err(failed(Layer::Namespaces, "answer"))?;
             return Ok(reap(control, signals.as_fd(), payload));
@@ -254,7 +254,7 @@ fn execute(
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         confine::limit(exec.nofile, exec.nproc)?;
         // Before the user changes there may be no right to look, after it no root: the folder is the container's, so afterwards.
-        confine::give_up_privileges(user, ruleset.as_fd())?;
+        confine::give_up_privileges(user, Some(ruleset.as_fd()))?;
         std::env::set_current_dir(WORK_DIR).map_err(|error| (Layer::Exec, "enter the work folder", error))
     })();
     let failure = match prepared {
@@ -288,29 +288,23 @@ fn own_pipes(fds: &[OwnedFd], owner: User, needed: bool) {
     }
 }
 
-/// Reaps children until the payload, or the last one, is dead or the node is gone. Returns the payload's exit code.
+/// Reaps children, stops and continues everything at the node's word, until the payload is dead or the node is gone. Returns the payload's
+/// exit code.
+///
+/// Without a payload only the node ends it: a process that joined is the child of a process outside.
 fn reap(control: BorrowedFd<'_>, signals: BorrowedFd<'_>, payload: Option<i32>) -> u8 {
-    let mut seen = payload.is_some();
     loop {
         loop {
             let mut status = 0;
             // SAFETY: `status` is valid for writing.
             let child = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
-            if child > 0 {
-                seen = true;
-                if payload == Some(child) {
-                    let code = if libc::WIFSIGNALED(status) {
-                        128 + libc::WTERMSIG(status)
-                    } else {
-                        libc::WEXITSTATUS(status)
-                    };
-                    return u8::try_from(code).unwrap_or(SILENT);
-                }
-            } else if child == 0 || !seen {
-                // Alive children, or nobody has joined yet.
+            if child <= 0 {
                 break;
-            } else {
-                return 0;
+            }
+            if payload == Some(child) {
+                let code =
+                    if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) };
+                return u8::try_from(code).unwrap_or(SILENT);
             }
         }
         let mut events =
@@ -319,10 +313,27 @@ fn reap(control: BorrowedFd<'_>, signals: BorrowedFd<'_>, payload: Option<i32>) 
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(_) => return SILENT,
         }
-        // The node says nothing more, so anything on the socket is its end.
-        if !events[0].revents().is_empty() {
+        if !events[0].revents().is_empty() && !obey(control) {
             return SILENT;
         }
-        let _ = rustix::io::read(signals, &mut [0_u8; 128]);
+        // Signals that came together are one; `waitpid` above asks for all.
+        if !events[1].revents().is_empty() {
+            let _ = rustix::io::read(signals, &mut [0_u8; 128]);
+        }
     }
+}
+
+/// The orders that are left once all privileges are gone. `false`: the node is gone, or not itself.
+fn obey(control: BorrowedFd<'_>) -> bool {
+    let Ok(Some((Order::Stop(stop), _))) = control::receive::<Order>(control) else { return false };
+    // SAFETY: a call without pointers. All processes of the namespace but this one, in one sweep that none can escape by forking.
+    let sent = unsafe { libc::kill(-1, if stop { libc::SIGSTOP } else { libc::SIGCONT }) };
+    let error = io::Error::last_os_error();
+    // Nobody to stop is no failure.
+    let answer = if sent == 0 || error.raw_os_error() == Some(libc::ESRCH) {
+        Answer::Done
+    } else {
+        Answer::Failed(failed(Layer::Identity, "stop the processes")(error))
+    };
+    control::send(control, &answer, &[]).is_ok()
 }

@@ -4,9 +4,12 @@
 
 use std::{
     fs, io,
-    os::unix::{
-        ffi::OsStrExt,
-        fs::{DirBuilderExt, PermissionsExt, symlink},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            ffi::OsStrExt,
+            fs::{DirBuilderExt, PermissionsExt, symlink},
+        },
     },
     path::{Path, PathBuf},
 };
@@ -70,7 +73,9 @@ const INITIAL_SCRATCH: u64 = 1 << 20;
 type Step = (&'static str, io::Error);
 
 /// Builds the root and enters it. Afterwards nothing of the host can be named that is not listed above.
-pub(super) fn enter(setup: &Setup) -> Result<(), Step> {
+///
+/// Returns a `/proc` of the sandbox that shows every process, for the node alone: it is mounted nowhere.
+pub(super) fn enter(setup: &Setup) -> Result<OwnedFd, Step> {
     let root = setup.mount_point.as_path();
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(at("make the mounts private"))?;
@@ -90,7 +95,7 @@ pub(super) fn enter(setup: &Setup) -> Result<(), Step> {
     etc(root, setup).map_err(at("write /etc"))?;
     devices(root).map_err(at("make /dev"))?;
     scratch(root, setup.user).map_err(at("make the scratch folders"))?;
-    proc(root).map_err(at("mount /proc"))?;
+    let processes = proc(root).map_err(at("mount /proc"))?;
     switch(root).map_err(at("change the root"))?;
     for path in MASKED {
         if Path::new(path).exists() {
@@ -103,7 +108,8 @@ pub(super) fn enter(setup: &Setup) -> Result<(), Step> {
             sys::make_read_only(Path::new(path), true).map_err(|error| ("protect parts of /proc", error))?;
         }
     }
-    sys::make_read_only(Path::new("/"), false).map_err(|error| ("protect the root", error))
+    sys::make_read_only(Path::new("/"), false).map_err(|error| ("protect the root", error))?;
+    Ok(processes)
 }
 
 /// Changes how much the container may store in its folders together.
@@ -220,12 +226,16 @@ fn scratch(root: &Path, user: User) -> io::Result<()> {
     symlink("/tmp", root.join("var/tmp"))
 }
 
-/// A fresh `/proc` shows the sandbox's processes; `hidepid` keeps process 1 out of sight.
-fn proc(root: &Path) -> io::Result<()> {
+/// A fresh `/proc` shows the sandbox's processes; `hidepid` keeps process 1 out of sight. The node's own is without it.
+fn proc(root: &Path) -> io::Result<OwnedFd> {
     let place = root.join("proc");
     make_folders(&place)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    Ok(mount("proc", &place, "proc", flags, Some(c"hidepid=2"))?)
+    mount("proc", &place, "proc", flags, None)?;
+    let processes = fs::File::open(&place)?;
+    unmount(&place, UnmountFlags::DETACH)?;
+    mount("proc", &place, "proc", flags, Some(c"hidepid=2"))?;
+    Ok(processes.into())
 }
 
 fn switch(root: &Path) -> io::Result<()> {

@@ -49,6 +49,7 @@ pub(super) struct Shell {
 pub(super) struct Inside {
     pub(super) ruleset: OwnedFd,
     pub(super) scratch: OwnedFd,
+    pub(super) processes: OwnedFd,
     pub(super) namespaces: Vec<OwnedFd>,
 }
 
@@ -100,7 +101,7 @@ impl Shell {
             Ok((plug, answer, fds))
         });
         let (plug, mut fds) = match rest {
-            Ok((plug, Answer::Ready, fds)) if fds.len() > 2 => (plug, fds),
+            Ok((plug, Answer::Ready, fds)) if fds.len() > 3 => (plug, fds),
             other => {
                 drop(unfinished);
                 cgroup.remove();
@@ -109,13 +110,22 @@ impl Shell {
                     .unwrap_or_else(|| SandboxError::step("hear of readiness")(io::ErrorKind::InvalidData.into())));
             }
         };
-        let namespaces = fds.split_off(2);
-        let (Some(scratch), Some(ruleset)) = (fds.pop(), fds.pop()) else {
+        let namespaces = fds.split_off(3);
+        let (Some(processes), Some(scratch), Some(ruleset)) = (fds.pop(), fds.pop(), fds.pop()) else {
             return Err(SandboxError::step("hear of readiness")(io::ErrorKind::InvalidData.into()));
         };
         let pidfd = unfinished.finish();
         let orders = Orders { control: Arc::new(control) };
-        Ok(Self { slot, pid, pidfd, cgroup, orders, user, inside: Inside { ruleset, scratch, namespaces }, plug })
+        Ok(Self {
+            slot,
+            pid,
+            pidfd,
+            cgroup,
+            orders,
+            user,
+            inside: Inside { ruleset, scratch, processes, namespaces },
+            plug,
+        })
     }
 
     /// Gives the sandbox to a container: its name, its limits.

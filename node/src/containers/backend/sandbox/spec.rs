@@ -133,8 +133,9 @@ pub struct JoinSteps {
     pub drop_privileges: bool,
     /// 8. `landlock_restrict_self(fd, 0)`.
     pub ruleset: Option<usize>,
-    /// 9. Close every descriptor except 0 to 3. 10. `seccomp(SECCOMP_SET_MODE_FILTER)`: `sock_filter`s in the machine's byte order, as
-    /// base64. 11. `prctl(PR_SET_DUMPABLE, 1)`.
+    /// 9. Close every descriptor except 0 to 3.
+    /// 10. `seccomp(SECCOMP_SET_MODE_FILTER)`: `sock_filter`s in the machine's byte order, as base64.
+    /// 11. `prctl(PR_SET_DUMPABLE, 1)`.
     pub seccomp: Option<String>,
     /// Variables to set, `HOME`, `PWD` and `TMPDIR`.
     pub env: Vec<(String, String)>,

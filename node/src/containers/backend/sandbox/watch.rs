@@ -3,7 +3,8 @@
 //! Coarser than the kernel's: a burst between two looks goes unseen. It is what an unprivileged user can have everywhere.
 
 use std::{
-    fs,
+    ffi::CStr,
+    fs, io,
     os::fd::{AsFd, OwnedFd},
     sync::{
         Arc, Weak,
@@ -13,6 +14,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use rustix::fs::{Mode, OFlags, openat};
 
 /// Time between two looks.
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -23,8 +25,8 @@ pub(super) struct Watched {
     /// Its root: process 1 of the sandbox, or the payload itself.
     pub(super) root: i32,
     pub(super) pidfd: OwnedFd,
-    /// Its files in memory, if it has such.
-    pub(super) scratch: Option<OwnedFd>,
+    /// Of a sandbox: its files in memory, and a `/proc` with all its processes. (One that joined is no descendant of process 1.)
+    pub(super) inside: Option<(OwnedFd, OwnedFd)>,
     pub(super) limit: u64,
     pub(super) killed: AtomicBool,
 }
@@ -57,8 +59,14 @@ impl Watch {
 }
 
 fn look(tree: &Watched) {
-    let processes = descendants(tree.root);
-    let used = processes.iter().map(|pid| resident(*pid)).sum::<u64>() + tree.scratch.as_ref().map_or(0, stored);
+    let (used, processes) = match &tree.inside {
+        Some((scratch, processes)) => (stored(scratch) + all_resident(processes), Vec::new()),
+        None => {
+            let processes = descendants(tree.root);
+            let statm = |pid: &i32| resident(&fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default());
+            (processes.iter().map(statm).sum(), processes)
+        }
+    };
     if used <= tree.limit {
         return;
     }
@@ -71,7 +79,20 @@ fn look(tree: &Watched) {
     }
 }
 
-/// A process and all that descend from it. Orphans belong to process 1 of a sandbox, so none is missed there.
+/// Bytes of all processes that a `/proc` shows.
+fn all_resident(proc: &OwnedFd) -> u64 {
+    let statm = |pid: &CStr| {
+        let path = format!("{}/statm", pid.to_str().ok()?);
+        let file = openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        io::read_to_string(fs::File::from(file)).ok()
+    };
+    // Opened anew: the position in a folder belongs to the descriptor.
+    let Ok(entries) = rustix::fs::Dir::read_from(proc) else { return 0 };
+    let entries = entries.flatten().filter(|entry| entry.file_name().to_bytes().iter().all(u8::is_ascii_digit));
+    entries.filter_map(|entry| statm(entry.file_name())).map(|text| resident(&text)).sum()
+}
+
+/// A process and all that descend from it and have not been orphaned.
 pub(super) fn descendants(root: i32) -> Vec<i32> {
     let mut found = vec![root];
     let mut next = 0;
@@ -86,10 +107,9 @@ pub(super) fn descendants(root: i32) -> Vec<i32> {
     found
 }
 
-/// Bytes of a process's own memory: resident, without files and shared mappings.
-fn resident(pid: i32) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
-    let mut pages = text.split_whitespace().skip(1).map(|word| word.parse::<u64>().unwrap_or(0));
+/// Bytes of a process's own memory, from its `statm`: resident, without files and shared mappings.
+fn resident(statm: &str) -> u64 {
+    let mut pages = statm.split_whitespace().skip(1).map(|word| word.parse::<u64>().unwrap_or(0));
     let (all, shared) = (pages.next().unwrap_or(0), pages.next().unwrap_or(0));
     all.saturating_sub(shared) * rustix::param::page_size() as u64
 }
