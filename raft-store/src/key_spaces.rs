@@ -426,6 +426,11 @@ fn contents_prefix(kind: u8, package: &FullyQualifiedName) -> Vec<u8> {
     out.finish()
 }
 
+/// Prefix of all entities.
+pub fn entities_prefix() -> Vec<u8> {
+    vec![Values::NUMBER, ENTITY]
+}
+
 /// Prefix of all subjects.
 pub fn subjects_prefix() -> Vec<u8> {
     vec![Values::NUMBER, SUBJECT]

@@ -12,7 +12,7 @@ use crate::{
     error::StoreError,
     key_spaces::{
         CountKey, Counts, KeySpace, List, PackageList, Sessions, Values, auth_keys_prefix, generation_prefix,
-        list_prefix, subjects_prefix,
+        entities_prefix, list_prefix, subjects_prefix,
     },
     store::{Group, Inner},
     types::GroupId,
@@ -106,6 +106,17 @@ impl MetaReader {
     pub fn visit_auth_keys(&self, visit: &mut dyn FnMut(String, Stored) -> ControlFlow<()>) -> Result<(), StoreError> {
         self.visit_values(&auth_keys_prefix(), &mut |key, stored| match key {
             MetaKey::AuthKey(uuid) => visit(uuid, stored),
+            _ => ControlFlow::Continue(()),
+        })
+    }
+
+    /// Visits all entities of all namespaces, by name.
+    pub fn visit_entities(
+        &self,
+        visit: &mut dyn FnMut(FullyQualifiedName, Stored) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.visit_values(&entities_prefix(), &mut |key, stored| match key {
+            MetaKey::Entity(name) => visit(name, stored),
             _ => ControlFlow::Continue(()),
         })
     }
