@@ -17,6 +17,8 @@ use super::error::ApiError;
 pub const MAX_BODY: ByteSize = ByteSize::mib(50);
 /// A client that needs longer to send its body is refused.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// A refusal is on its way by then.
+const ANSWERED_BY_THEN: Duration = Duration::from_secs(2);
 /// Bodies up to this size are not counted; connections bound them.
 const UNCOUNTED: u64 = 1 << 20;
 /// Bytes that stand for one permit.
@@ -81,11 +83,25 @@ impl Body {
             return Err(too_large(declared, limit));
         }
         let read = tokio::time::timeout(PATIENCE, self.read(limit)).await;
-        let body = read.map_err(|_| ApiError::default_of(ErrorCode::Unavailable))??;
-        match self.content_type {
-            ContentType::Absent if !body.bytes.is_empty() => Err(unsupported("application/octet-stream")),
-            _ => Ok(body),
+        match read.unwrap_or_else(|_| Err(ApiError::default_of(ErrorCode::Unavailable))) {
+            Ok(body) => match self.content_type {
+                ContentType::Absent if !body.bytes.is_empty() => Err(unsupported("application/octet-stream")),
+                _ => Ok(body),
+            },
+            Err(error) => {
+                self.close_after_answer();
+                Err(error)
+            }
         }
+    }
+
+    /// Keeps the rest of the body unread until the answer is out. The framework then closes the connection; were the
+    /// rest dropped now, it would read on for as long as the client cares to send.
+    fn close_after_answer(self) {
+        actix_web::rt::spawn(async move {
+            tokio::time::sleep(ANSWERED_BY_THEN).await;
+            drop(self.payload);
+        });
     }
 
     async fn read(&mut self, limit: ByteSize) -> Result<ReadBody, ApiError> {

@@ -235,7 +235,9 @@ fn requests_that_are_too_large() {
     for _ in 0..20 {
         chunked.push_str(&format!("{:x}\r\n{}\r\n", 1 << 16, "x".repeat(1 << 16)));
     }
+    let asked = std::time::Instant::now();
     let answer = user.exchange(chunked.as_bytes());
+    assert!(asked.elapsed() < std::time::Duration::from_secs(30), "the connection was not closed");
     assert!(answer.status == 413 && answer.body.contains("> 1048576 bytes."), "{answer:?}");
     let entries = |bytes: usize| json!([{"key": "k", "value": "x".repeat(bytes)}]);
     // Key and quotes count too.

@@ -7,7 +7,7 @@ use super::{golden, user};
 const FORBIDDEN: &str = "The supplied authentication is not authorized to access";
 
 fn action() -> serde_json::Value {
-    json!({"exec": {"kind": "nodejs:20", "code": ""}, "parameters": [{"key": "c", "value": "action"}]})
+    json!({"exec": {"kind": "nodejs:20", "code": "x"}, "parameters": [{"key": "c", "value": "action"}]})
 }
 
 #[test]
@@ -23,7 +23,7 @@ fn a_package_from_creation_to_deletion() {
     user.action("pkg/act", &action());
     user.action(
         "pkg/feed",
-        &json!({"exec": {"kind": "nodejs:20", "code": ""}, "annotations": [{"key": "feed", "value": null}]}),
+        &json!({"exec": {"kind": "nodejs:20", "code": "x"}, "annotations": [{"key": "feed", "value": null}]}),
     );
     golden("package_contents", &user.get("packages/pkg").ok());
     golden("packages", &user.get("packages?public=true").ok());
@@ -66,7 +66,7 @@ fn bindings() {
     golden("bindings", &user.get("packages").ok());
     golden("action_through_binding", &user.get("actions/bound/act?code=false").ok());
     let with_code = user.get("actions/bound/act").ok();
-    assert_eq!((&with_code["binding"], &with_code["exec"]["code"]), (&json!(null), &json!("")));
+    assert_eq!((&with_code["binding"], &with_code["exec"]["code"]), (&json!(null), &json!("x")));
     assert_eq!(user.get("actions/bound/").ok()[0]["namespace"], "it-provider/open");
 
     // What runs is merged the same way, and found under the binding's name.
@@ -141,7 +141,7 @@ fn what_others_see() {
     owner.put("packages/alias", &json!({"binding": {"namespace": "_", "name": "open"}, "publish": true})).ok();
     owner.action("open/act", &action());
     owner.action("closed/act", &action());
-    owner.action("plain", &json!({"exec": {"kind": "nodejs:20", "code": ""}, "publish": true}));
+    owner.action("plain", &json!({"exec": {"kind": "nodejs:20", "code": "x"}, "publish": true}));
     let at = |path: &str| format!("/api/v1/namespaces/it-sharer/{path}");
 
     assert_eq!(other.get(&at("packages/open")).ok()["actions"][0]["name"], "act");
