@@ -23,8 +23,9 @@ pub struct Containers {
     pub pause_grace: Option<Duration>,
     /// A container that idles this long is removed. Default 10 min.
     pub idle_timeout: Duration,
-    /// Containers kept ready without code. Default: one of 256 MB for `nodejs:default`; Python needs none, its
-    /// containers are forked from a warm process.
+    /// Containers kept ready without code. Default: one of 256 MB for `nodejs:default` and `python:default` each, as
+    /// long as half of the memory is left. A new Python is forked from a warm process, but entering its control groups
+    /// takes the kernel 10 ms and more.
     pub prewarm: Vec<Prewarm>,
 }
 
@@ -75,14 +76,15 @@ struct WrittenPrewarm {
 
 impl Written {
     pub fn checked(self) -> Result<Containers, ConfigError> {
+        let memory = self.memory.map_or(ByteSize::mib(2048), ByteSize::from);
         let prewarm = match self.prewarm {
-            None => vec![Prewarm { kind: "nodejs:default".to_owned(), memory: ByteSize::mib(256), count: 1 }],
+            None => default_prewarm(memory),
             Some(written) => written.into_iter().map(WrittenPrewarm::checked).collect::<Result<_, _>>()?,
         };
         let containers = Containers {
             backend: self.backend.unwrap_or_default(),
             unsafe_no_sandbox: self.unsafe_no_sandbox.unwrap_or(false),
-            memory: self.memory.map_or(ByteSize::mib(2048), ByteSize::from),
+            memory,
             run_buffer: self.run_buffer.unwrap_or(1_000),
             creations: self.creations.unwrap_or_else(|| 2 * cores()),
             pause_grace: self.pause_grace.map_or(Some(Duration::from_secs(10)), |HumanDuration(grace)| {
@@ -101,6 +103,13 @@ impl Written {
         }
         Ok(containers)
     }
+}
+
+/// One of each interpreter, as long as half of the memory is left to actions.
+fn default_prewarm(memory: ByteSize) -> Vec<Prewarm> {
+    let cell = |kind: &str| Prewarm { kind: kind.to_owned(), memory: ByteSize::mib(256), count: 1 };
+    let cells = (memory.as_mib() / 2 / 256) as usize;
+    ["nodejs:default", "python:default"].into_iter().take(cells).map(cell).collect()
 }
 
 impl WrittenPrewarm {

@@ -76,7 +76,7 @@ fn nonsense_is_refused_by_name() {
         ("[containers]\nbackend = \"docker\"", "unknown variant `docker`"),
         ("[containers]\nmemory = \"2 chairs\"", "is not a size"),
         ("[containers]\nmemory = \"64MB\"\nprewarm = []", "containers.memory"),
-        ("[containers]\nmemory = \"64MB\"", "containers.prewarm"),
+        ("[containers]\nmemory = \"512MB\"\nprewarm = [{ kind = \"nodejs:20\", count = 3 }]", "containers.prewarm"),
         ("[containers]\ncreations = 0", "containers.creations"),
         ("[[containers.prewarm]]\nkind = \"node\"", "containers.prewarm"),
         ("[[containers.prewarm]]\nkind = \"nodejs:20\"\nmemory = \"0MB\"", "containers.prewarm"),

@@ -50,8 +50,8 @@ pub struct ProcessConfig {
     pub pyenv_root: Option<PathBuf>,
     /// The largest log limit of any action: more is never kept.
     pub log_capacity: ByteSize,
-    /// The kind whose zygote is started with the node; others start when they are first needed.
-    pub warm_python: Option<String>,
+    /// Start the zygote of the default Python with the node; others start when they are first needed.
+    pub warm_zygote: bool,
 }
 
 impl ProcessConfig {
@@ -69,7 +69,7 @@ impl ProcessConfig {
             search_path: std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into()),
             pyenv_root: pyenv.filter(|root| root.is_dir()),
             log_capacity: ByteSize::mib(10),
-            warm_python: None,
+            warm_zygote: true,
         })
     }
 }
@@ -104,6 +104,9 @@ struct Launchers {
 /// Kinds of OpenWhisk's manifest whose actions can be executables.
 const COMPILED_KINDS: [&str; 4] = ["go:1.20", "rust:1.34", "swift:5.3", "swift:5.7"];
 
+/// What upstream's manifest has as the default.
+const UPSTREAM_PYTHON: &str = "python:3.10";
+
 /// The only image that needs no image: a process per activation.
 const SKELETON_IMAGE: &str = "openwhisk/dockerskeleton";
 
@@ -130,8 +133,8 @@ impl ProcessBackend {
             program: host.visible(&launchers.program),
         };
         let zygotes = Arc::new(Zygotes::new(launchers.python, inside.program.clone()));
-        if let Some(interpreter) = config.warm_python.and_then(|kind| interpreters.get(&kind)) {
-            zygotes.warm(interpreter.clone());
+        if let Some(python) = default_python(&interpreters).filter(|_| config.warm_zygote) {
+            zygotes.warm(python.clone());
         }
         Ok(Self { host, interpreters, launchers: inside, zygotes, log_capacity })
     }
@@ -264,6 +267,14 @@ impl Backend for ProcessBackend {
         self.zygotes.stop().await;
         self.host.shutdown().await;
     }
+}
+
+/// The Python that `python:default` stands for: upstream's default where it is installed, else the newest.
+fn default_python(interpreters: &BTreeMap<String, Interpreter>) -> Option<&Interpreter> {
+    let minor = |python: &&Interpreter| python.kind.rsplit('.').next().and_then(|minor| minor.parse::<u32>().ok());
+    interpreters.get(UPSTREAM_PYTHON).or_else(|| {
+        interpreters.values().filter(|interpreter| interpreter.language == Language::Python).max_by_key(minor)
+    })
 }
 
 /// True for the skeleton's image, whatever registry and tag it is asked from.
