@@ -116,10 +116,10 @@ impl Drop for Surroundings {
 }
 
 /// A machine next door, behind the test's host: it has an address of the internet's and that of a metadata service.
-struct NextDoor(Child);
+pub struct NextDoor(Child);
 
 impl NextDoor {
-    fn make() -> Self {
+    pub fn make() -> Self {
         let child = Command::new("unshare").args(["-n", "sleep", "1000"]).stdin(Stdio::null()).spawn().unwrap();
         let pid = child.id().to_string();
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
@@ -247,7 +247,7 @@ fn what_succeeds_without_a_sandbox_fails_in_one() {
     });
 }
 
-const CALLS: &str = "
+pub const CALLS: &str = "
 import json, socket, sys
 result = {}
 for name, address in json.loads(sys.argv[1]).items():

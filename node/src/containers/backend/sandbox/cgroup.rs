@@ -371,4 +371,36 @@ mod tests {
         assert_eq!(own_path(own, Version::V2, &[]), Some("user.slice"));
         assert_eq!(own_path(own, Version::V1, &["pids".to_owned()]), None);
     }
+
+    /// The whole of version 2 where its hierarchy can be written, even if it has no controllers (then freezing is what there is).
+    #[test]
+    fn version_2_freezes_kills_and_goes() {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let Some((version, controllers, mount)) = hierarchies(&mounts).into_iter().find(|found| found.0 == Version::V2)
+        else {
+            eprintln!("skipped: no version 2 here");
+            return;
+        };
+        let node = format!("whisp-test-{}", std::process::id());
+        let Ok((folder, enabled)) = claim(version, &mount, &node, &controllers) else {
+            eprintln!("skipped: version 2 is not writable");
+            return;
+        };
+        assert!(enabled.contains(&"freezer".to_owned()));
+        let place = Place { version, folder: folder.clone() };
+        let cgroups = Cgroups { freezer: Some(place), folders: vec![folder.clone()], ..Cgroups::default() };
+        let group = cgroups.create("one").unwrap();
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        group.add(child.id() as i32).unwrap();
+        group.freeze(true).unwrap();
+        assert!(fs::read_to_string(folder.join("one/cgroup.events")).unwrap().contains("frozen 1"));
+        group.freeze(false).unwrap();
+        group.freeze(true).unwrap();
+        group.kill();
+        child.wait().unwrap();
+        group.remove();
+        assert!(!folder.join("one").exists());
+        cgroups.remove();
+        assert!(!folder.exists());
+    }
 }

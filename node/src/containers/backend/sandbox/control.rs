@@ -30,6 +30,8 @@ pub(super) struct Setup {
     /// An empty folder to build the root on.
     pub mount_point: PathBuf,
     pub read_only: Vec<ReadOnlyPath>,
+    /// Input of `iptables-restore` for the sandbox's own network, loaded before anything is plugged in.
+    pub rules: Option<String>,
     /// Lines of `/etc/resolv.conf`.
     pub resolv_conf: String,
 }

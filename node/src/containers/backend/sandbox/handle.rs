@@ -36,6 +36,7 @@ pub struct Sandbox {
     memory: u64,
     work_dir: PathBuf,
     used: bool,
+    joined: bool,
 }
 
 #[derive(Debug)]
@@ -53,12 +54,13 @@ impl Sandbox {
             memory: spec.memory.bytes(),
             work_dir: PathBuf::from(WORK_DIR),
             used: false,
+            joined: false,
         }
     }
 
     pub(super) fn plain(shared: Arc<Shared>, plain: Plain) -> Self {
         let (memory, work_dir) = (plain.memory(), plain.folder().to_owned());
-        Self { shared, kind: Some(Kind::Plain(plain)), watched: None, memory, work_dir, used: false }
+        Self { shared, kind: Some(Kind::Plain(plain)), watched: None, memory, work_dir, used: false, joined: false }
     }
 
     /// Blocks. Called once, before anybody else has the sandbox.
@@ -180,12 +182,13 @@ impl Sandbox {
         Ok(join)
     }
 
-    /// Tells the process id of the child that joined, which leads a process group of its own. Needed without a sandbox, where nothing
-    /// else says what belongs to the container; ignored otherwise.
+    /// Tells that a child has joined and its process id, which without a sandbox is all that says what belongs to the container; there it
+    /// leads a process group of its own.
     ///
     /// # Errors
     /// If there is no such process any more.
     pub fn joined(&mut self, pid: i32) -> Result<(), SandboxError> {
+        self.joined = true;
         if let Some(Kind::Plain(plain)) = self.kind.as_mut() {
             plain.joined(pid)?;
             self.watch_plain()?;
@@ -210,8 +213,15 @@ impl Sandbox {
         }
     }
 
-    /// Whether the container's first process lives.
+    /// Whether the container has processes that can do its work: that which was spawned or, once one has joined, any.
     pub fn is_alive(&self) -> bool {
+        if let Some(Kind::Shell(shell)) = &self.kind
+            && self.joined
+            && watch::processes(&shell.inside_ref().processes).len() < 2
+        {
+            // Only process 1 is left.
+            return false;
+        }
         self.pidfd().is_some_and(|pidfd| !super::shell::ended_within(pidfd, std::time::Duration::ZERO))
     }
 

@@ -376,6 +376,14 @@ impl Shared {
         }
     }
 
+    /// Rules that stand inside, where the host's cannot.
+    pub(super) fn inner_rules(&self) -> Option<String> {
+        match &self.network {
+            Connection::Pasta(pasta) => Some(pasta.rules()),
+            Connection::Veth(_) | Connection::None => None,
+        }
+    }
+
     pub(super) fn unplug(&self, slot: u64) {
         if let Connection::Veth(network) = &self.network {
             network.unplug(slot);

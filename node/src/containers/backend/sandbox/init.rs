@@ -4,10 +4,12 @@
 
 use std::{
     ffi::CString,
-    fs, io,
+    fs,
+    io::{self, Write},
     net::Ipv4Addr,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
-    process::ExitCode,
+    os::unix::process::CommandExt,
+    process::{Command, ExitCode, Stdio},
 };
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -58,11 +60,10 @@ fn begin(control: BorrowedFd<'_>) -> Result<u8, Failure> {
     if setup.user_namespace {
         enter_user_namespace(setup.user)?;
     }
-    let flags = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWNET;
-    // SAFETY: takes flags; this process has one thread.
-    if unsafe { libc::unshare(flags) } < 0 {
-        return Err(failed(Layer::Namespaces, "make the namespaces")(io::Error::last_os_error()));
-    }
+    unshare(libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWNET)?;
+    prepare_network(setup.rules.as_deref()).map_err(failed(Layer::Network, "close the network"))?;
+    // Last: the next process to be forked is process 1.
+    unshare(libc::CLONE_NEWPID)?;
     match sys::fork(true).map_err(failed(Layer::Namespaces, "fork process 1"))? {
         sys::Fork::Child => live(control, &setup),
         sys::Fork::Parent { child, pidfd } => {
@@ -72,6 +73,14 @@ fn begin(control: BorrowedFd<'_>) -> Result<u8, Failure> {
             Ok(0)
         }
     }
+}
+
+fn unshare(flags: i32) -> Result<(), Failure> {
+    // SAFETY: takes flags; this process has one thread.
+    if unsafe { libc::unshare(flags) } < 0 {
+        return Err(failed(Layer::Namespaces, "make the namespaces")(io::Error::last_os_error()));
+    }
+    Ok(())
 }
 
 /// The calling user becomes `user` inside and gets all capabilities over what is made inside.
@@ -89,6 +98,34 @@ fn enter_user_namespace(user: User) -> Result<(), Failure> {
         fs::write(format!("/proc/self/{file}"), line).map_err(failed(Layer::UserNamespace, "map the user"))?;
     }
     Ok(())
+}
+
+/// What must hold before the network gets an interface.
+fn prepare_network(rules: Option<&str>) -> io::Result<()> {
+    // New interfaces have no IPv6, so nothing can leave through it; `::1` stays. Absent if the kernel has no IPv6 at all.
+    let file = "/proc/sys/net/ipv6/conf/default/disable_ipv6";
+    if fs::exists(file)? {
+        fs::write(file, "1")?;
+    }
+    let Some(rules) = rules else { return Ok(()) };
+    let mut command = Command::new("iptables-restore");
+    command
+        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    // SAFETY: system calls only; this process has one thread.
+    unsafe { command.pre_exec(sys::keep_network_administration) };
+    let mut child = command.spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // If it does not read to the end it says why.
+        let _ = stdin.write_all(rules.as_bytes());
+    }
+    let output = child.wait_with_output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("iptables-restore: {}", String::from_utf8_lossy(&output.stderr).trim())))
 }
 
 /// Process 1: prepares, obeys orders, then reaps until there is nothing left to do.
@@ -158,12 +195,6 @@ fn namespaces(with_user: bool) -> io::Result<Vec<OwnedFd>> {
 /// Loopback, and what the node has plugged in.
 fn connect_network(control: BorrowedFd<'_>) -> Result<(), Failure> {
     let error = |error: io::Error| failed(Layer::Network, "set up the network inside")(error);
-    // New interfaces have no IPv6, so nothing can leave through it; `::1` stays. Absent if the kernel has no IPv6 at all.
-    for file in ["/proc/sys/net/ipv6/conf/default/disable_ipv6"] {
-        if fs::exists(file).map_err(error)? {
-            fs::write(file, "1").map_err(error)?;
-        }
-    }
     let mut socket = netlink::Netlink::open().map_err(error)?;
     socket.link_up("lo").map_err(error)?;
     match control::receive::<Order>(control).map_err(error)? {
@@ -269,7 +300,7 @@ fn execute(
         }
         Err((layer, step, error)) => failed(layer, step)(error),
     };
-    io::Write::write_all(&mut fs::File::from(writer), &serde_json::to_vec(&failure)?)
+    fs::File::from(writer).write_all(&serde_json::to_vec(&failure)?)
 }
 
 /// Pipes made by root become the container's, so that `/dev/stdout` can be opened by name.

@@ -50,20 +50,8 @@ impl Pasta {
         })
     }
 
-    /// Connects the network namespace of process 1 `pid`; the rules stand before the first packet can leave.
+    /// Connects the network namespace of process 1 `pid`, whose rules stand already.
     pub(super) fn connect(&self, pid: i32) -> io::Result<PastaProcess> {
-        let (user, net) = (format!("--user=/proc/{pid}/ns/user"), format!("--net=/proc/{pid}/ns/net"));
-        // `iptables` wants its lock file in a place that this user cannot write; nobody else changes these tables.
-        let enter = [
-            user.as_str(),
-            net.as_str(),
-            "--preserve-credentials",
-            "--",
-            "env",
-            "XTABLES_LOCKFILE=/dev/null",
-            "iptables-restore",
-        ];
-        run("nsenter", &enter, Some(&self.rules()))?;
         let api = self.api_port.to_string();
         let mut command = Command::new("pasta");
         command
@@ -88,9 +76,17 @@ impl Pasta {
             .process_group(0);
         let mut process = PastaProcess(command.spawn()?);
         let deadline = Instant::now() + PATIENCE;
-        let routes = format!("/proc/{pid}/net/route");
+        let ready = || -> io::Result<bool> {
+            let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/net/{file}"));
+            let routed = read("route")?.lines().any(|line| line.starts_with("eth0\t00000000"));
+            // The route comes before the port that is forwarded. State 0A listens; with IPv6 one socket may serve both.
+            let listens = |table: &str| {
+                table.lines().any(|line| line.contains(&format!(":{:04X} ", self.api_port)) && line.contains(" 0A "))
+            };
+            Ok(routed && (listens(&read("tcp")?) || read("tcp6").is_ok_and(|table| listens(&table))))
+        };
         loop {
-            if std::fs::read_to_string(&routes)?.lines().any(|line| line.starts_with("eth0\t00000000")) {
+            if ready()? {
                 return Ok(process);
             }
             if let Some(status) = process.0.try_wait()? {
@@ -103,7 +99,8 @@ impl Pasta {
         }
     }
 
-    fn rules(&self) -> String {
+    /// Rules for the inside. The machine's addresses are those of now: a sandbox is made shortly before it is used.
+    pub(super) fn rules(&self) -> String {
         let mut rules = "*filter\n-A OUTPUT -o lo -j ACCEPT\n".to_owned();
         for server in &self.name_servers {
             for protocol in ["udp", "tcp"] {

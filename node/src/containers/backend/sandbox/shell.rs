@@ -69,6 +69,7 @@ impl Shell {
             user_namespace: !shared.as_root,
             mount_point: shared.mount_point.clone(),
             read_only: shared.config.read_only.clone(),
+            rules: shared.inner_rules(),
             resolv_conf: shared.resolv_conf.clone(),
         };
         let mut first = Command::new(&shared.config.init_program)
@@ -145,6 +146,10 @@ impl Shell {
 
     pub(super) fn inside(&mut self) -> &mut Inside {
         &mut self.inside
+    }
+
+    pub(super) fn inside_ref(&self) -> &Inside {
+        &self.inside
     }
 
     /// Whether process 1 lives.

@@ -85,24 +85,49 @@ pub(super) fn prctl(option: i32, argument: libc::c_ulong) -> io::Result<i64> {
     check(unsafe { libc::prctl(option, argument, 0 as libc::c_ulong, 0 as libc::c_ulong, 0 as libc::c_ulong) })
 }
 
+/// Of `capget` and `capset`.
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: i32,
+}
+
+const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+
 /// Empties the capability sets and, as far as permitted, the bounding set.
 pub(super) fn drop_capabilities() -> io::Result<()> {
-    #[repr(C)]
-    struct Header {
-        version: u32,
-        pid: i32,
-    }
-    const VERSION_3: u32 = 0x2008_0522;
     for capability in 0..64 {
         // Fails beyond the last capability and without CAP_SETPCAP; no_new_privs makes the bounding set irrelevant anyway.
         if prctl(libc::PR_CAPBSET_DROP, capability).is_err() {
             break;
         }
     }
-    let header = Header { version: VERSION_3, pid: 0 };
+    let header = CapabilityHeader { version: CAPABILITY_VERSION_3, pid: 0 };
     let sets = [0_u32; 6];
     // SAFETY: version 3 reads two triples of 32 bits.
     check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, sets.as_ptr()) })?;
+    Ok(())
+}
+
+/// Lets the next program that this process executes keep `CAP_NET_ADMIN` although its user is not root.
+pub(super) fn keep_network_administration() -> io::Result<()> {
+    const CAP_NET_ADMIN: u32 = 12;
+    let header = CapabilityHeader { version: CAPABILITY_VERSION_3, pid: 0 };
+    // Effective, permitted, inheritable: the low 32 capabilities, then the high ones.
+    let mut sets = [0_u32; 6];
+    // SAFETY: version 3 writes and reads two triples of 32 bits.
+    unsafe {
+        check(libc::syscall(libc::SYS_capget, &raw const header, sets.as_mut_ptr()))?;
+        sets[2] |= 1 << CAP_NET_ADMIN;
+        check(libc::syscall(libc::SYS_capset, &raw const header, sets.as_ptr()))?;
+        check(libc::prctl(
+            libc::PR_CAP_AMBIENT,
+            libc::PR_CAP_AMBIENT_RAISE as libc::c_ulong,
+            CAP_NET_ADMIN as libc::c_ulong,
+            0,
+            0,
+        ))?;
+    }
     Ok(())
 }
 

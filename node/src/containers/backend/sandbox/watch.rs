@@ -3,7 +3,6 @@
 //! Coarser than the kernel's: a burst between two looks goes unseen. It is what an unprivileged user can have everywhere.
 
 use std::{
-    ffi::CStr,
     fs, io,
     os::fd::{AsFd, OwnedFd},
     sync::{
@@ -81,15 +80,18 @@ fn look(tree: &Watched) {
 
 /// Bytes of all processes that a `/proc` shows.
 fn all_resident(proc: &OwnedFd) -> u64 {
-    let statm = |pid: &CStr| {
-        let path = format!("{}/statm", pid.to_str().ok()?);
-        let file = openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let statm = |pid: &u32| {
+        let file = openat(proc, format!("{pid}/statm"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
         io::read_to_string(fs::File::from(file)).ok()
     };
-    // Opened anew: the position in a folder belongs to the descriptor.
-    let Ok(entries) = rustix::fs::Dir::read_from(proc) else { return 0 };
-    let entries = entries.flatten().filter(|entry| entry.file_name().to_bytes().iter().all(u8::is_ascii_digit));
-    entries.filter_map(|entry| statm(entry.file_name())).map(|text| resident(&text)).sum()
+    processes(proc).iter().filter_map(statm).map(|text| resident(&text)).sum()
+}
+
+/// All processes that a `/proc` shows, zombies included, in its own numbers.
+pub(super) fn processes(proc: &OwnedFd) -> Vec<u32> {
+    // Opened anew inside: the position in a folder belongs to the descriptor.
+    let Ok(entries) = rustix::fs::Dir::read_from(proc) else { return Vec::new() };
+    entries.flatten().filter_map(|entry| entry.file_name().to_str().ok()?.parse().ok()).collect()
 }
 
 /// A process and all that descend from it and have not been orphaned.
