@@ -64,7 +64,13 @@ struct Process {
 impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let encoder = &mut encoder;
-        gauge(encoder, "process_start_time", "When the process started", Some(Unit::Seconds), self.started_ms as f64 / 1e3)?;
+        gauge(
+            encoder,
+            "process_start_time",
+            "When the process started",
+            Some(Unit::Seconds),
+            self.started_ms as f64 / 1e3,
+        )?;
         // What the kernel does not tell is left out rather than shown as 0.
         if let Some(bytes) = resident_bytes() {
             gauge(encoder, "process_resident_memory", "Memory of the process", Some(Unit::Bytes), bytes as f64)?;
@@ -142,7 +148,9 @@ mod tests {
         let lists = [include_str!("metrics.rs"), include_str!("containers/metrics.rs")].concat();
         let mut seen = 0;
         for line in text.lines() {
-            let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) else { continue };
+            let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) else {
+                continue;
+            };
             let listed = match kind {
                 "counter" => format!("`{name}_total"),
                 "info" => format!("`{name}_info"),

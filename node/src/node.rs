@@ -159,8 +159,7 @@ impl Node {
         let store = Store::open(&store_dir, raft_store::Options::default())?;
         let directory = Arc::new(Directory::load(store.meta())?);
         let entity_caches = Arc::new(EntityCaches::default());
-        let observer =
-            Arc::new(Caches { entities: Arc::clone(&entity_caches), directory: Arc::clone(&directory) });
+        let observer = Arc::new(Caches { entities: Arc::clone(&entity_caches), directory: Arc::clone(&directory) });
         let timers = GroupTimers { meta: config.raft.meta, shards: config.raft.shard };
         let shards = config.raft.shards;
         let groups = on(&raft, Groups::start(ONLY_NODE, store.clone(), shards, timers, observer)).await?;
@@ -207,6 +206,7 @@ impl Node {
         }
         invoker.resume(opened.taken_over);
         work.spawn(retention::run(groups.clone(), config.activations.retention));
+        work.spawn(collect_code(entities.clone()));
 
         // Administration, then the world.
         let users = Users::new(groups.clone(), key);
@@ -338,6 +338,18 @@ async fn backend(config: &Config, api_addr: SocketAddr, work: &Runtime) -> Resul
             let backend = on(work, ProcessBackend::start(process)).await?;
             Ok(Arc::new(backend))
         }
+    }
+}
+
+/// Removes code that no action names any more, now and every hour, for ever.
+async fn collect_code(entities: Entities) {
+    loop {
+        match entities.collect_code().await {
+            Ok(0) => {}
+            Ok(removed) => tracing::info!(removed, "code that no action names any more was removed"),
+            Err(error) => tracing::warn!(%error, "old code was not collected, trying again in an hour"),
+        }
+        tokio::time::sleep(Duration::from_secs(3600)).await;
     }
 }
 

@@ -90,12 +90,7 @@ impl Authenticator {
     ///
     /// # Errors
     /// [`AuthError`].
-    pub fn authenticate(
-        &self,
-        header: Option<&[u8]>,
-        source: IpAddr,
-        now_ms: u64,
-    ) -> Result<Arc<Identity>, AuthError> {
+    pub fn authenticate(&self, header: Option<&[u8]>, source: IpAddr, now_ms: u64) -> Result<Arc<Identity>, AuthError> {
         let encoded = header.and_then(basic).ok_or(AuthError::NoCredentials)?;
         let Some((uuid, key)) = decode(encoded) else {
             return Err(self.refuse(source, "", now_ms));

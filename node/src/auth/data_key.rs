@@ -187,7 +187,9 @@ mod tests {
 
     #[test]
     fn another_file_is_no_key() {
-        for text in ["", "hello", HEADER, &format!("{HEADER}{}", "g".repeat(64)), &format!("{HEADER}{}", "a".repeat(66))] {
+        for text in
+            ["", "hello", HEADER, &format!("{HEADER}{}", "g".repeat(64)), &format!("{HEADER}{}", "a".repeat(66))]
+        {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join(FILE);
             std::fs::write(&path, text).unwrap();

@@ -17,8 +17,7 @@ pub async fn create_guest(users: &Users) -> Result<(), UserError> {
         Ok(_) | Err(UserError::NoSubject(_) | UserError::NamespaceNotFound { .. }) => {}
         Err(error) => return Err(error),
     }
-    let guest =
-        NewUser { subject: "guest".to_owned(), namespace: None, credentials: Some(credentials), revoke: true };
+    let guest = NewUser { subject: "guest".to_owned(), namespace: None, credentials: Some(credentials), revoke: true };
     users.create(&guest).await.map(drop)
 }
 

@@ -176,7 +176,10 @@ impl std::fmt::Display for LimitsUpdate {
             number("invocationsPerMinute", self.invocations_per_minute),
             number("firesPerMinute", self.fires_per_minute),
             number("concurrentInvocations", self.concurrent_invocations),
-            ("allowedKinds", kinds.map(|kinds| format!("[{}]", kinds.iter().map(quoted).collect::<Vec<_>>().join(", ")))),
+            (
+                "allowedKinds",
+                kinds.map(|kinds| format!("[{}]", kinds.iter().map(quoted).collect::<Vec<_>>().join(", "))),
+            ),
             ("storeActivations", self.store_activations.map(|store| if store { "True" } else { "False" }.to_owned())),
             number("minActionMemory", self.min_action_memory),
             number("maxActionMemory", self.max_action_memory),

@@ -192,10 +192,9 @@ impl Users {
         let subject = subject.trim();
         let wanted = namespace.unwrap_or(subject);
         let all = self.all_of(subject).await?;
-        all.into_iter().find(|entry| entry.namespace.as_str() == wanted).ok_or_else(|| UserError::NamespaceNotFound {
-            namespace: wanted.to_owned(),
-            subject: subject.to_owned(),
-        })
+        all.into_iter()
+            .find(|entry| entry.namespace.as_str() == wanted)
+            .ok_or_else(|| UserError::NamespaceNotFound { namespace: wanted.to_owned(), subject: subject.to_owned() })
     }
 
     /// Who has these credentials. Blocked subjects are not recognized.
@@ -236,7 +235,11 @@ impl Users {
                         Ok(_) => {}
                         Err(error) => failed = Some(error),
                     }
-                    if found.len() >= pick || failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                    if found.len() >= pick || failed.is_some() {
+                        ControlFlow::Break(())
+                    } else {
+                        ControlFlow::Continue(())
+                    }
                 })?;
                 found.truncate(pick);
                 failed.map_or(Ok(found), Err)
@@ -321,9 +324,9 @@ impl Users {
     ) -> Result<T, UserError> {
         let reader = self.groups.store().meta();
         // Fails only if `work` panics, or the runtime ends, which nobody sees.
-        tokio::task::spawn_blocking(move || work(reader)).await.unwrap_or_else(|error| {
-            Err(StoreError::Failed(format!("reading was cut off: {error}")).into())
-        })
+        tokio::task::spawn_blocking(move || work(reader))
+            .await
+            .unwrap_or_else(|error| Err(StoreError::Failed(format!("reading was cut off: {error}")).into()))
     }
 
     fn unsealed(&self, entry: &NamespaceKey) -> Result<Credentials, UserError> {

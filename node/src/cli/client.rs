@@ -26,8 +26,7 @@ pub fn get<T: DeserializeOwned>(data_dir: &Path, path: &str) -> Result<T, CliErr
 /// `POST path` with `body` as JSON.
 pub fn post<T: DeserializeOwned>(data_dir: &Path, path: &str, body: &impl Serialize) -> Result<T, CliError> {
     let body = serde_json::to_vec(body).map_err(|error| CliError::Failed(error.into()))?;
-    let head =
-        format!("POST {path} HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+    let head = format!("POST {path} HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n", body.len());
     call(data_dir, &head, &body)
 }
 
@@ -64,7 +63,8 @@ fn unreachable(data_dir: &Path, kind: ErrorKind, error: &std::io::Error) -> CliE
             format!("no node runs on {dir}: start it by `whisp start --data-dir {dir}`, or name another by --data-dir")
         }
         ErrorKind::PermissionDenied => {
-            let owner = data_dir.metadata().map_or_else(|_| "another user".to_owned(), |it| format!("uid {}", it.uid()));
+            let owner =
+                data_dir.metadata().map_or_else(|_| "another user".to_owned(), |it| format!("uid {}", it.uid()));
             format!("the node on {dir} belongs to {owner}, who alone may administer it")
         }
         _ => format!("the node on {dir} cannot be asked: {error}"),

@@ -106,8 +106,20 @@ mod tests {
     #[test]
     fn flags_reach_the_configuration() {
         let config = config(&[
-            "--data-dir", "d", "--node-name", "n", "--dev", "--api-addr", "127.0.0.1:0", "--backend", "simulated",
-            "--unsafe-no-sandbox", "--memory", "3GB", "--log-format", "json",
+            "--data-dir",
+            "d",
+            "--node-name",
+            "n",
+            "--dev",
+            "--api-addr",
+            "127.0.0.1:0",
+            "--backend",
+            "simulated",
+            "--unsafe-no-sandbox",
+            "--memory",
+            "3GB",
+            "--log-format",
+            "json",
         ])
         .unwrap();
         assert_eq!(config.data_dir, PathBuf::from("d"));

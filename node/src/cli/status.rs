@@ -48,7 +48,10 @@ fn render(status: &Status) -> String {
         ),
     );
     for cells in &containers.prewarmed {
-        lines.add("", format!("{} of {} ready for {} with {} MB", cells.ready, cells.wanted, cells.kind, cells.memory_mb));
+        lines.add(
+            "",
+            format!("{} of {} ready for {} with {} MB", cells.ready, cells.wanted, cells.kind, cells.memory_mb),
+        );
     }
     lines.add("waiting", format!("{} activations for a container", sum(|action| action.waiters)));
 
@@ -60,9 +63,10 @@ fn render(status: &Status) -> String {
         let _ = writeln!(groups, "{}: {leader}, term {}, applied {}{lag}", group.group, group.term, group.applied);
     }
     lines.add("groups", groups);
-    let sessions = status.sessions.iter().map(|session| {
-        format!("{} (id {}), start {}\n", session.node_name, session.node, session.incarnation)
-    });
+    let sessions = status
+        .sessions
+        .iter()
+        .map(|session| format!("{} (id {}), start {}\n", session.node_name, session.node, session.incarnation));
     lines.add("sessions", sessions.collect());
     lines.0
 }
@@ -85,8 +89,7 @@ fn mib(bytes: u64) -> String {
 }
 
 fn duration(ms: u64) -> String {
-    let (days, hours, minutes, seconds) =
-        (ms / 86_400_000, ms / 3_600_000 % 24, ms / 60_000 % 60, ms / 1000 % 60);
+    let (days, hours, minutes, seconds) = (ms / 86_400_000, ms / 3_600_000 % 24, ms / 60_000 % 60, ms / 1000 % 60);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds} s"),
         (0, 0, _) => format!("{minutes} min {seconds} s"),

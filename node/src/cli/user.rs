@@ -116,7 +116,11 @@ pub fn run(command: Command) -> Result<(), CliError> {
             let query = GetUser { subject, namespace, all };
             let found: Vec<NamespaceCredentials> = client::post(&target.data_dir, "/users/get", &query)?;
             let line = |entry: &NamespaceCredentials| {
-                if all { format!("{}\t{}\n", entry.namespace, entry.credentials) } else { entry.credentials.to_string() }
+                if all {
+                    format!("{}\t{}\n", entry.namespace, entry.credentials)
+                } else {
+                    entry.credentials.to_string()
+                }
             };
             print(&target, &found.iter().map(line).collect::<String>(), &found)
         }
@@ -128,7 +132,11 @@ pub fn run(command: Command) -> Result<(), CliError> {
             let query = ListUsers { namespace, pick: (!all).then_some(pick) };
             let found: Vec<IdentityEntry> = client::post(&target.data_dir, "/users/list", &query)?;
             let line = |entry: &IdentityEntry| {
-                if key { format!("{}\n", entry.credentials) } else { format!("{}\t{}\n", entry.credentials, entry.subject) }
+                if key {
+                    format!("{}\n", entry.credentials)
+                } else {
+                    format!("{}\t{}\n", entry.credentials, entry.subject)
+                }
             };
             print(&target, &found.iter().map(line).collect::<String>(), &found)
         }
@@ -165,7 +173,8 @@ fn block(target: &Target, subjects: &[String], blocked: bool) -> Result<(), CliE
         }
         results.push((text, json!({ "subject": subject, "error": error })));
     }
-    let (lines, json): (Vec<_>, Vec<_>) = results.into_iter().filter(|(text, _)| Some(text) != failure.as_ref() || target.json).unzip();
+    let (lines, json): (Vec<_>, Vec<_>) =
+        results.into_iter().filter(|(text, _)| Some(text) != failure.as_ref() || target.json).unzip();
     print(target, &lines.join("\n"), &json)?;
     failure.map_or(Ok(()), |text| Err(CliError::Refused(text)))
 }

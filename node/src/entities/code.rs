@@ -150,7 +150,7 @@ impl Blobs {
         if <[u8; 32]>::from(hasher.finalize()) != *hash {
             return Ok(false);
         }
-        file.set_modified(SystemTime::now()).map_err(failed("renew", &path))?;
+        file.set_modified(crate::clock::now()).map_err(failed("renew", &path))?;
         // The time must last as long as the promise, and the file may be there only since a rename that nobody synced.
         file.sync_all().map_err(failed("sync", &path))?;
         sync_dir(&self.0.dir)?;
@@ -195,7 +195,7 @@ mod tests {
 
     fn age(blobs: &Blobs, hash: &[u8; 32], by: Duration) {
         let file = File::options().write(true).open(blobs.path(hash)).unwrap();
-        file.set_modified(SystemTime::now() - by).unwrap();
+        file.set_modified(crate::clock::now() - by).unwrap();
     }
 
     const LONG: Duration = Duration::from_secs(25 * 3600);
@@ -232,13 +232,13 @@ mod tests {
         });
         blobs.store(b"renewed").unwrap();
         let torn = blobs.0.dir.join("new-torn");
-        File::create(&torn).unwrap().set_modified(SystemTime::now() - LONG).unwrap();
+        File::create(&torn).unwrap().set_modified(crate::clock::now() - LONG).unwrap();
         let foreign = blobs.0.dir.join("README");
-        File::create(&foreign).unwrap().set_modified(SystemTime::now() - LONG).unwrap();
+        File::create(&foreign).unwrap().set_modified(crate::clock::now() - LONG).unwrap();
 
         let referenced = HashSet::from([named]);
-        assert_eq!(blobs.collect(&referenced, SystemTime::now()).unwrap(), 2, "the old one and the torn one");
-        assert_eq!(blobs.collect(&referenced, SystemTime::now()).unwrap(), 0);
+        assert_eq!(blobs.collect(&referenced, crate::clock::now()).unwrap(), 2, "the old one and the torn one");
+        assert_eq!(blobs.collect(&referenced, crate::clock::now()).unwrap(), 0);
         assert!([named, young, renewed].iter().all(|hash| blobs.read(hash).is_ok()));
         assert!(blobs.read(&old).is_err() && !torn.exists() && foreign.exists());
     }

@@ -1,6 +1,6 @@
 //! From the name in a request to the action that runs: binding, package, action.
 
-use std::{collections::HashSet, ops::ControlFlow, sync::Arc, time::SystemTime};
+use std::{collections::HashSet, ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
 use protocol::{EntityName, EntityPath, FullyQualifiedName, Revision, entity::Entity, messages};
@@ -117,7 +117,7 @@ impl Entities {
                 if failed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })?;
             failed?;
-            Ok(entities.0.blobs.collect(&referenced, SystemTime::now())?)
+            Ok(entities.0.blobs.collect(&referenced, crate::clock::now())?)
         })
         .await
     }

@@ -19,7 +19,10 @@ use protocol::{
 };
 use raft_store::Unfinished;
 
-use super::{InvokeError, Invoked, Invoker, failure, need, not_provisioned, pool_key, run::{self, Ending}};
+use super::{
+    InvokeError, Invoked, Invoker, failure, need, not_provisioned, pool_key,
+    run::{self, Ending},
+};
 use crate::{
     activations::record::{self, Times},
     clock,

@@ -12,10 +12,7 @@ use protocol::{
     Activation,
     command::{AcceptedWork, ShardReply},
 };
-use tokio::{
-    sync::oneshot,
-    time::sleep_until,
-};
+use tokio::{sync::oneshot, time::sleep_until};
 
 use super::{
     InvokeError, Invoked, Invoker, need, not_provisioned, pool_key,

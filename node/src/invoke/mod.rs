@@ -15,10 +15,8 @@ use std::{
 };
 
 use protocol::{
-    Activation, ActivationId, ActivationStatus, RawJson, SessionId, TransactionId,
-    activation::Response,
-    command::AcceptedWork,
-    identity::Identity,
+    Activation, ActivationId, ActivationStatus, RawJson, SessionId, TransactionId, activation::Response,
+    command::AcceptedWork, identity::Identity,
 };
 use tokio_util::task::TaskTracker;
 

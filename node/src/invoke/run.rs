@@ -88,7 +88,11 @@ fn internal_error(work: &AcceptedWork) -> Ran {
 }
 
 enum Attempt {
-    Ran { response: Response, times: Times, reusable: bool },
+    Ran {
+        response: Response,
+        times: Times,
+        reusable: bool,
+    },
     /// The container got nothing, so another may do the work.
     NotStarted(String),
 }

@@ -115,7 +115,7 @@ fn code_comes_back_as_it_went() {
     let user = user("it-code");
     let zip = STANDARD.encode(b"PK\x03\x04zipped");
     let large = format!("// {}\n", "x".repeat(100 << 10));
-    let large_zip = STANDARD.encode((0..200_000_u32).map(|n| (n * 7919 >> 3) as u8).collect::<Vec<_>>());
+    let large_zip = STANDARD.encode((0..200_000_u32).map(|n| ((n * 7919) >> 3) as u8).collect::<Vec<_>>());
     for (code, binary) in [
         ("function main() {}", false),
         ("main", true),

@@ -11,8 +11,8 @@ use crate::{
     apply::{self, ReadState, scan_prefix},
     error::StoreError,
     key_spaces::{
-        CountKey, Counts, KeySpace, List, PackageList, Sessions, Values, auth_keys_prefix, generation_prefix,
-        entities_prefix, list_prefix, subjects_prefix,
+        CountKey, Counts, KeySpace, List, PackageList, Sessions, Values, auth_keys_prefix, entities_prefix,
+        generation_prefix, list_prefix, subjects_prefix,
     },
     store::{Group, Inner},
     types::GroupId,
