@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     suite::{Program, Running, Subject, run_all},
-    support::{Fixture, binary, compile, targz, text, zip},
+    support::{Fixture, binary, compile, noise, targz, text, zip},
 };
 
 const LONG: Duration = Duration::from_secs(60);
@@ -190,6 +190,16 @@ async fn compiled_c_runs_from_every_wrapping() {
         }
         running.destroy().await;
     }
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn a_20_mb_archive_works() {
+    let fixture = Fixture::start().await;
+    let subject = Subject { memory: ByteSize::mib(256), ..subject(&fixture, false) };
+    let archive = zip(&[("exec", c_program()), ("noise", &noise(20 << 20))]);
+    let (status, result, logs) = once(&subject, binary(archive), json!({})).await;
+    assert_eq!((status, &result["greeting"]), (ActivationStatus::Success, &json!("hé")), "{logs}");
     fixture.stop().await;
 }
 

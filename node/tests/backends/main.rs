@@ -6,6 +6,7 @@ mod packages;
 mod python;
 mod simulated;
 mod support;
+mod unprivileged;
 
 #[path = "../../src/containers/backend/suite.rs"]
 mod suite;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     suite::{ABNORMAL_INIT, ABNORMAL_RUN, Program, Running, Subject, run_all},
-    support::{Fixture, binary, targz, text, zip},
+    support::{Fixture, binary, noise, targz, text, zip},
 };
 
 fn code(program: Program) -> Option<(String, bool)> {
@@ -218,14 +218,7 @@ async fn bad_archives_fail_in_the_words_of_the_reference() {
 async fn a_20_mb_archive_works() {
     let fixture = Fixture::start().await;
     let subject = subject(&fixture);
-    let mut noise = vec![0u8; 20 << 20];
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    for byte in &mut noise {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        *byte = state as u8;
-    }
+    let noise = noise(20 << 20);
     let index = b"exports.main = () => ({ size: require('fs').statSync('noise').size })";
     let archive = zip(&[("index.js", index), ("noise", &noise)]);
     assert!(archive.len() > 20 << 20);

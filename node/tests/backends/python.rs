@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     suite::{Program, Running, Subject, run_all},
-    support::{Fixture, binary, targz, text, zip},
+    support::{Fixture, binary, noise, targz, text, zip},
 };
 
 const LONG: Duration = Duration::from_secs(60);
@@ -161,6 +161,17 @@ async fn archives_are_unpacked_and_loaded() {
         once(&subject, binary(zip(&[("__main__.py", b""), ("../e", b"")])), "main", json!({})).await;
     assert_eq!(result, json!({ "error": NO_BINARY }));
     assert!(logs.contains("outside of the action's folder"), "{logs}");
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn a_20_mb_archive_works() {
+    let fixture = Fixture::start().await;
+    let subject = Subject { memory: ByteSize::mib(256), ..subject(&fixture) };
+    let start = b"import os\ndef main(args): return {'size': os.stat('noise').st_size}";
+    let archive = zip(&[("__main__.py", start), ("noise", &noise(20 << 20))]);
+    let (status, result, logs) = once(&subject, binary(archive), "main", json!({})).await;
+    assert_eq!((status, result), (ActivationStatus::Success, json!({"size": 20 << 20})), "{logs}");
     fixture.stop().await;
 }
 

@@ -14,6 +14,11 @@ use node::containers::backend::{
 };
 use zip::write::SimpleFileOptions;
 
+/// The program `whisp`; somewhere else when the tests run as a user who cannot read the folder of the build.
+pub fn program() -> PathBuf {
+    std::env::var_os("WHISP_TEST_PROGRAM").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_whisp")), PathBuf::from)
+}
+
 /// A back end in a folder of its own.
 pub struct Fixture {
     pub backend: ProcessBackend,
@@ -29,7 +34,7 @@ impl Fixture {
     /// With or without the sandbox.
     pub async fn with_sandbox(sandboxed: bool) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let program = PathBuf::from(env!("CARGO_BIN_EXE_whisp"));
+        let program = program();
         let mut sandbox = SandboxConfig::new(folder.path().join("sandbox"), 3233);
         sandbox.unsafe_no_sandbox = !sandboxed;
         sandbox.init_program = program.clone();
@@ -77,6 +82,18 @@ pub fn targz(files: &[(&str, &[u8])]) -> Vec<u8> {
         builder.append_data(&mut header, name, *content).expect("an entry");
     }
     builder.into_inner().expect("a tar").finish().expect("a gz")
+}
+
+/// Bytes that no compression makes smaller.
+pub fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..length).map(|_| next()).collect()
 }
 
 /// Runs a compiler and returns what it made at `output`.
