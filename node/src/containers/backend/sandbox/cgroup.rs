@@ -216,6 +216,17 @@ impl Cgroup {
         }
     }
 
+    /// Tells the processes to go on, if they are frozen, without waiting until they do.
+    pub(super) fn thaw_soon(&self) {
+        let (file, word) = match &self.freezer {
+            Some(Place { version: Version::V1, folder }) => (folder.join("freezer.state"), "THAWED"),
+            Some(Place { version: Version::V2, folder }) => (folder.join("cgroup.freeze"), "0"),
+            None => return,
+        };
+        // The removal that follows sees what comes of it.
+        let _ = fs::write(file, word);
+    }
+
     /// Kills whatever is still in it. For containers without a process 1.
     pub(super) fn kill(&self) {
         if let Some(folder) = self.folders.first() {

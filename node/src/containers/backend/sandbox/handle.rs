@@ -21,7 +21,7 @@ use super::{
     host::Shared,
     plain::Plain,
     seccomp,
-    shell::Shell,
+    shell::{Door, Shell},
     spec::{Join, JoinSteps, NOFILE_LIMIT, PIDS_LIMIT, Payload, SandboxError, SandboxSpec, WORK_DIR},
     watch::{self, Watched},
 };
@@ -68,14 +68,13 @@ impl Sandbox {
         let scratch_bytes = self.shared.scratch_bytes(spec);
         if let Some(Kind::Shell(shell)) = &mut self.kind {
             shell.adopt(spec, scratch_bytes)?;
-            if !self.shared.cgroups.limits_memory() {
-                let failed = SandboxError::step("watch the memory");
-                let copy = |fd: &OwnedFd| fd.try_clone();
-                let copies = (|| {
-                    let (pidfd, inside) = (copy(&shell.pidfd)?, shell.inside());
-                    Ok((pidfd, copy(&inside.scratch)?, copy(&inside.processes)?))
-                })();
-                let (root, (pidfd, scratch, processes)) = (shell.pid, copies.map_err(failed)?);
+            let scratch = shell.inside().scratch.take();
+            if !self.shared.cgroups.limits_memory()
+                && let (Some(scratch), Some(processes)) = (scratch, &shell.inside().processes)
+            {
+                let failed = || SandboxError::step("watch the memory");
+                let processes = processes.try_clone().map_err(failed())?;
+                let (root, pidfd) = (shell.pid, shell.pidfd.try_clone().map_err(failed())?);
                 self.watch(root, pidfd, Some((scratch, processes)));
             }
         }
@@ -114,7 +113,10 @@ impl Sandbox {
                 let give = move || orders.send(&order, &fds.each_ref().map(|fd| fd.as_fd()));
                 spawn_blocking(give)
                     .await
-                    .map_err(|error| SandboxError::step("start the payload")(io::Error::other(error)))?
+                    .map_err(|error| SandboxError::step("start the payload")(io::Error::other(error)))??;
+                shell.inside().door = None;
+                shell.inside().processes = None;
+                Ok(())
             }
             Some(Kind::Plain(plain)) => {
                 plain.spawn(payload, &folder)?;
@@ -157,11 +159,13 @@ impl Sandbox {
                     let index = number(&mut join, door);
                     join.steps.cgroups.push(index);
                 }
-                for namespace in std::mem::take(&mut shell.inside().namespaces) {
+                let Some(Door { ruleset, namespaces }) = shell.inside().door.take() else {
+                    return Err(SandboxError::InUse);
+                };
+                for namespace in namespaces {
                     let index = number(&mut join, namespace);
                     join.steps.namespaces.push(index);
                 }
-                let ruleset = shell.inside().ruleset.try_clone().map_err(failed())?;
                 join.steps.ruleset = Some(number(&mut join, ruleset));
                 join.steps.seccomp = Some(base64::engine::general_purpose::STANDARD.encode(seccomp::program_bytes()));
                 join.steps.nproc = Some(PIDS_LIMIT);
@@ -217,7 +221,7 @@ impl Sandbox {
     pub fn is_alive(&self) -> bool {
         if let Some(Kind::Shell(shell)) = &self.kind
             && self.joined
-            && watch::processes(&shell.inside_ref().processes).len() < 2
+            && shell.processes().is_some_and(|count| count < 2)
         {
             // Only process 1 is left.
             return false;
@@ -330,14 +334,11 @@ impl Drop for Sandbox {
     }
 }
 
-/// Kills at once, removes in the background.
+/// Kills and removes in the background.
 fn discard(shared: &Arc<Shared>, kind: Kind) -> tokio::task::JoinHandle<()> {
     match kind {
         Kind::Shell(shell) => shared.discard(shell),
-        Kind::Plain(plain) => {
-            plain.kill();
-            shared.removals.spawn_blocking_on(move || plain.remove(), &shared.runtime)
-        }
+        Kind::Plain(plain) => shared.removals.spawn_blocking_on(move || plain.remove(), &shared.runtime),
     }
 }
 

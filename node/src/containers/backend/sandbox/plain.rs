@@ -105,7 +105,7 @@ impl Plain {
         Ok(())
     }
 
-    pub(super) fn kill(&self) {
+    fn kill(&self) {
         if let Some((pid, pidfd)) = &self.process {
             let tree = if ended_within(pidfd, Duration::ZERO) { Vec::new() } else { descendants(*pid) };
             let group = -pid;

@@ -18,6 +18,7 @@ use super::{
     control::{self, Answer, Failure, Layer, Order, Setup},
     host::Shared,
     spec::{SandboxError, SandboxSpec, User},
+    watch::processes,
 };
 
 /// Longest that a step inside may take; a machine under heavy load included.
@@ -44,12 +45,21 @@ pub(super) struct Shell {
     plug: super::host::Plug,
 }
 
-/// Handles of the sandbox's own objects.
+/// Handles of the sandbox's own objects, each closed when it is of no more use: a node has many containers.
 #[derive(Debug)]
 pub(super) struct Inside {
+    /// Until the sandbox is used.
+    pub(super) door: Option<Door>,
+    /// Until it is adopted.
+    pub(super) scratch: Option<OwnedFd>,
+    /// A `/proc` with all its processes; for those that others join.
+    pub(super) processes: Option<OwnedFd>,
+}
+
+/// What those need who enter by themselves.
+#[derive(Debug)]
+pub(super) struct Door {
     pub(super) ruleset: OwnedFd,
-    pub(super) scratch: OwnedFd,
-    pub(super) processes: OwnedFd,
     pub(super) namespaces: Vec<OwnedFd>,
 }
 
@@ -124,7 +134,11 @@ impl Shell {
             cgroup,
             orders,
             user,
-            inside: Inside { ruleset, scratch, processes, namespaces },
+            inside: Inside {
+                door: Some(Door { ruleset, namespaces }),
+                scratch: Some(scratch),
+                processes: Some(processes),
+            },
             plug,
         })
     }
@@ -148,8 +162,9 @@ impl Shell {
         &mut self.inside
     }
 
-    pub(super) fn inside_ref(&self) -> &Inside {
-        &self.inside
+    /// How many processes it has, process 1 included; `None` once nobody wants to know.
+    pub(super) fn processes(&self) -> Option<usize> {
+        self.inside.processes.as_ref().map(|proc| processes(proc).len())
     }
 
     /// Whether process 1 lives.
@@ -161,10 +176,8 @@ impl Shell {
     pub(super) fn kill(&self) {
         // An error says that it is dead already.
         let _ = pidfd_send_signal(self.pidfd.as_fd(), Signal::KILL);
-        if self.cgroup.can_freeze() {
-            // A frozen process dies when it thaws, and not a moment later than the signal that waits for it.
-            let _ = self.cgroup.freeze(false);
-        }
+        // A frozen process dies when it thaws, and not a moment later than the signal that waits for it.
+        self.cgroup.thaw_soon();
     }
 
     /// Closes the control socket and removes nothing; see `Sandbox::abandon`.
