@@ -128,7 +128,7 @@ impl TestNode {
             .stdout(log.try_clone().expect("a descriptor can be copied"))
             .stderr(log)
             .process_group(0);
-        if !self.options.user.is_some_and(|user| user != 0) {
+        if self.options.user.is_none_or(|user| user == 0) {
             command.env("HOME", std::env::var_os("HOME").unwrap_or_else(|| "/".into()));
         }
         if let Some(user) = self.options.user {
