@@ -37,6 +37,7 @@ use crate::{
     entities::{
         Entities, EntityCaches,
         code::{BlobError, Blobs},
+        collect,
         kinds::{Kinds, Manifest},
     },
     invoke::{InvokeConfig, Invoker, Parts},
@@ -206,7 +207,7 @@ impl Node {
         }
         invoker.resume(opened.taken_over);
         work.spawn(retention::run(groups.clone(), config.activations.retention));
-        work.spawn(collect_code(entities.clone()));
+        work.spawn(collect::run(entities.clone()));
 
         // Administration, then the world.
         let users = Users::new(groups.clone(), key);
@@ -338,18 +339,6 @@ async fn backend(config: &Config, api_addr: SocketAddr, work: &Runtime) -> Resul
             let backend = on(work, ProcessBackend::start(process)).await?;
             Ok(Arc::new(backend))
         }
-    }
-}
-
-/// Removes code that no action names any more, now and every hour, for ever.
-async fn collect_code(entities: Entities) {
-    loop {
-        match entities.collect_code().await {
-            Ok(0) => {}
-            Ok(removed) => tracing::info!(removed, "code that no action names any more was removed"),
-            Err(error) => tracing::warn!(%error, "old code was not collected, trying again in an hour"),
-        }
-        tokio::time::sleep(Duration::from_secs(3600)).await;
     }
 }
 

@@ -26,11 +26,12 @@ impl Activations {
         blocking(move || reader.activation(&namespace, &id)).await
     }
 
-    /// Records that `query` matches, newest start first, without the first `skip`, at most `limit`.
+    /// Records that `query` matches, without their logs and results: newest start first, without the first `skip`, at
+    /// most `limit`.
     ///
     /// # Errors
     /// If the store cannot be read.
-    pub async fn list(
+    pub async fn summaries(
         &self,
         namespace: &EntityName,
         query: ActivationQuery,
@@ -45,7 +46,7 @@ impl Activations {
             if limit == 0 {
                 return Ok(found);
             }
-            reader.visit(&namespace, &query, &mut |activation| {
+            reader.visit_summaries(&namespace, &query, &mut |activation| {
                 if skipped < skip {
                     skipped += 1;
                     return ControlFlow::Continue(());

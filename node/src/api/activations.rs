@@ -1,6 +1,9 @@
 //! `…/activations`: records, read only, of the caller's own namespace.
 
-use actix_web::HttpResponse;
+use std::io;
+
+use actix_web::{HttpResponse, web::Bytes};
+use futures_util::{Stream, StreamExt, future, stream};
 use protocol::{
     ActivationId, EntityName,
     activation::{ActivationDocument, ActivationSummary, ResponseDocument},
@@ -14,6 +17,7 @@ use super::{
     extract::{Call, Query},
     respond,
 };
+use crate::activations::query::Activations;
 
 const COLLECTION: &str = "activations";
 
@@ -38,11 +42,43 @@ pub async fn list(call: &Call, namespace: EntityName) -> Result<HttpResponse, Ap
         let total = call.state.activations.count(&namespace, query).await?;
         return Ok(respond::count(COLLECTION, paging.counted(total)));
     }
-    let records = call.state.activations.list(&namespace, query, paging.skip, paging.limit).await?;
-    Ok(match docs {
-        true => respond::ok(&records.iter().map(ActivationDocument).collect::<Vec<_>>()),
-        false => respond::ok(&records.iter().map(ActivationSummary).collect::<Vec<_>>()),
-    })
+    let found = call.state.activations.summaries(&namespace, query, paging.skip, paging.limit).await?;
+    if docs {
+        let ids = found.iter().map(|record| record.activation_id).collect();
+        return Ok(respond::stream(documents(call.state.activations.clone(), namespace, ids)));
+    }
+    Ok(respond::ok(&found.iter().map(ActivationSummary).collect::<Vec<_>>()))
+}
+
+/// The array of whole records, one in memory at a time: with their logs and results 200 of them can be gigabytes.
+fn documents(
+    activations: Activations,
+    namespace: EntityName,
+    ids: Vec<ActivationId>,
+) -> impl Stream<Item = Result<Bytes, io::Error>> + 'static {
+    let mut separator = "";
+    let records = stream::iter(ids).then(move |id| {
+        let (activations, namespace) = (activations.clone(), namespace.clone());
+        async move { activations.get(&namespace, id).await }
+    });
+    let items = records.filter_map(move |record| {
+        let item = match record {
+            // Retention took it since the ids were read.
+            Ok(None) => None,
+            Ok(Some(record)) => Some(
+                serde_json::to_string(&ActivationDocument(&record))
+                    .map(|json| Bytes::from(format!("{}{json}", std::mem::replace(&mut separator, ","))))
+                    .map_err(io::Error::other),
+            ),
+            Err(error) => {
+                tracing::error!(%error, "a list of records ends early");
+                Some(Err(io::Error::other(error)))
+            }
+        };
+        future::ready(item)
+    });
+    let end = |bracket| stream::once(future::ready(Ok(Bytes::from_static(bracket))));
+    end(b"[").chain(items).chain(end(b"]"))
 }
 
 /// `GET …/activations/{id}[/logs|/result]`: 200 · 400 no id · 403 not the caller's · 404 not there, or not yet.

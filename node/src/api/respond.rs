@@ -1,5 +1,7 @@
 //! JSON and headers of responses.
 
+use std::io;
+
 use actix_web::{
     HttpResponse,
     http::{
@@ -9,7 +11,9 @@ use actix_web::{
             HeaderName, HeaderValue, WWW_AUTHENTICATE,
         },
     },
+    web::Bytes,
 };
+use futures_util::Stream;
 use protocol::{ActivationId, TransactionId};
 use serde::Serialize;
 
@@ -45,6 +49,13 @@ pub fn json_text(status: StatusCode, text: String) -> HttpResponse {
 
 pub fn ok<T: Serialize + ?Sized>(value: &T) -> HttpResponse {
     json(StatusCode::OK, value)
+}
+
+/// JSON that is written as it goes. An error in `json` breaks the connection, so that nobody takes a part for the whole.
+pub fn stream(json: impl Stream<Item = Result<Bytes, io::Error>> + 'static) -> HttpResponse {
+    let mut response = HttpResponse::Ok().streaming(json);
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response
 }
 
 pub fn text(text: &'static str) -> HttpResponse {

@@ -9,6 +9,7 @@ pub mod actions;
 pub mod arguments;
 mod cache;
 pub mod code;
+pub mod collect;
 mod error;
 pub mod kinds;
 mod limits;

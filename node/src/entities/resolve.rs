@@ -1,6 +1,6 @@
 //! From the name in a request to the action that runs: binding, package, action.
 
-use std::{collections::HashSet, ops::ControlFlow, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use protocol::{EntityName, EntityPath, FullyQualifiedName, Revision, entity::Entity, messages};
@@ -96,30 +96,6 @@ impl Entities {
                 self.reading(move |entities| Ok(Some(entities.0.blobs.read(&sha256)?.into()))).await
             }
         }
-    }
-}
-
-impl Entities {
-    /// Removes code files that no action has named for 24 hours, and answers how many. Idempotent; may take long.
-    ///
-    /// # Errors
-    /// If entities or files cannot be read; then no file is removed that an action might name.
-    pub async fn collect_code(&self) -> Result<u64, EntityError> {
-        self.reading(|entities| {
-            let mut referenced = HashSet::new();
-            let mut failed = Ok(());
-            entities.0.meta.visit_entities(&mut |name, stored| {
-                match super::decode(&name, &stored.value) {
-                    Ok(Entity::Action(action)) => referenced.extend(action.exec.code().map(|code| code.sha256)),
-                    Ok(Entity::Package(_)) => {}
-                    Err(error) => failed = Err(error),
-                }
-                if failed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            })?;
-            failed?;
-            Ok(entities.0.blobs.collect(&referenced, crate::clock::now())?)
-        })
-        .await
     }
 }
 

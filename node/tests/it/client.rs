@@ -115,7 +115,10 @@ impl Client {
         let mut lines = head.lines();
         let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok()).expect("a status line");
         let header = |line: &str| line.split_once(": ").map(|(k, v)| (k.to_ascii_lowercase(), v.to_owned()));
-        Answer { status, headers: lines.filter_map(header).collect(), body: body.to_owned() }
+        let headers: Vec<(String, String)> = lines.filter_map(header).collect();
+        let chunked = headers.iter().any(|(name, value)| name == "transfer-encoding" && value == "chunked");
+        let body = if chunked { unchunked(body) } else { body.to_owned() };
+        Answer { status, headers, body }
     }
 
     /// Creates or overwrites an action.
@@ -136,5 +139,19 @@ impl Client {
             assert!(answer.status == 404 && Instant::now() < deadline, "{answer:?}");
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+}
+
+/// The body without the marks of its chunks.
+fn unchunked(mut rest: &str) -> String {
+    let mut body = String::new();
+    loop {
+        let (length, after) = rest.split_once("\r\n").expect("the length of a chunk");
+        let length = usize::from_str_radix(length, 16).expect("a length");
+        if length == 0 {
+            return body;
+        }
+        body.push_str(&after[..length]);
+        rest = after[length..].strip_prefix("\r\n").expect("the end of a chunk");
     }
 }
