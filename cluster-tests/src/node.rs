@@ -283,6 +283,7 @@ impl TestNode {
 
     /// Processes of killed nodes that are still there.
     pub fn orphans(&self) -> Vec<Process> {
+        proc::reap_adopted();
         self.orphans.iter().filter(|process| process.is_alive()).cloned().collect()
     }
 }

@@ -6,6 +6,8 @@ use std::{
     path::Path,
 };
 
+use rustix::process::WaitOptions;
+
 /// One process, told from later ones with the same number by its start.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Process {
@@ -88,6 +90,27 @@ pub fn resident(pid: i32) -> u64 {
         .map_or(0, |kib| kib << 10)
 }
 
+/// Ends the wait of sandboxes for their dead: a process that a killed node had put into a container becomes a child of
+/// this process (see `become_subreaper`), and until somebody asks how it ended, the container's own init cannot end.
+pub fn reap_adopted() {
+    let Ok(entries) = fs::read_dir("/proc") else { return };
+    let own = std::process::id().cast_signed();
+    for pid in entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()) {
+        let Some(process) = Process::read(pid) else { continue };
+        if process.zombie && process.parent == own && is_in_container(pid) {
+            // If it fails, another thread was faster.
+            let _ = rustix::process::waitpid(rustix::process::Pid::from_raw(pid), WaitOptions::NOHANG);
+        }
+    }
+}
+
+/// Does `pid` have a second number, in a process namespace of its own? Children that tests themselves start do not.
+fn is_in_container(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    numbers.is_some_and(|numbers| numbers.split_ascii_whitespace().count() > 1)
+}
+
 /// What the descriptors of `pid` refer to, such as `socket:[123]` or `/dev/null`.
 pub fn descriptors(pid: i32) -> Vec<String> {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
@@ -111,19 +134,16 @@ pub fn mounts() -> Vec<String> {
     table.lines().filter_map(|line| line.split(' ').nth(4).map(str::to_owned)).collect()
 }
 
-/// Folders of all cgroup hierarchies.
-pub fn cgroups() -> HashSet<String> {
-    let mut found = HashSet::new();
-    let mut folders = vec![Path::new("/sys/fs/cgroup").to_owned()];
-    while let Some(folder) = folders.pop() {
-        let Ok(entries) = fs::read_dir(&folder) else { continue };
-        for entry in entries.flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) && found.insert(entry.path().display().to_string()) {
-                folders.push(entry.path());
-            }
-        }
-    }
-    found
+/// Control groups of the node `pid`, in all hierarchies, whether or not a process is in them. They are told by the name
+/// that those of its running processes have in common, `whisp-…`.
+pub fn cgroups_of(pid: i32) -> usize {
+    let label = descendants(pid).iter().find_map(|process| {
+        let table = fs::read_to_string(format!("/proc/{}/cgroup", process.pid)).ok()?;
+        table.split(['/', '\n']).find(|part| part.starts_with("whisp-")).map(str::to_owned)
+    });
+    let Some(label) = label else { return 0 };
+    let (names, _) = files(Path::new("/sys/fs/cgroup"));
+    names.iter().filter(|name| name.contains(&label) && Path::new(name).is_dir()).count()
 }
 
 /// Files and folders below `folder`, and the bytes of the files.

@@ -231,7 +231,12 @@ impl Round<'_> {
         }
         let allowed = if self.moment == Moment::AllHeld { 0 } else { SLOTS - HELD };
         assert!(silent <= allowed, "{silent} of those that waited were not run");
-        wait::until(Duration::from_secs(10), "the dead node's processes to be gone", || node.orphans().is_empty());
+        wait::eventually(Duration::from_secs(10), "the dead node's processes to be gone", || match node.orphans() {
+            left if left.is_empty() => Ok(()),
+            left => {
+                Err(left.iter().map(|one| format!("{} {}", one.pid, one.command_line())).collect::<Vec<_>>().join("\n"))
+            }
+        });
         self.collector.release(&format!("held{}", self.number));
         self.collector.release(&format!("soon{}", self.number));
     }

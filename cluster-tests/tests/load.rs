@@ -144,7 +144,7 @@ fn settled(node: &TestNode) -> Footprint {
         sockets: descriptors.iter().filter(|target| target.starts_with("socket:")).count(),
         descriptors: descriptors.len(),
         namespaces: kinds.iter().map(|kind| proc::namespaces_below(node.pid(), kind)).sum(),
-        cgroups: proc::cgroups().iter().filter(|path| path.contains("whisp")).count(),
+        cgroups: proc::cgroups_of(node.pid()),
         mounts: proc::mounts().len(),
         interfaces: output("ip", &["-oneline", "link"]),
         rules: output("iptables-save", &[]),
