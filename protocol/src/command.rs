@@ -286,3 +286,7 @@ pub struct AcceptedWork {
     /// `X-OW-EXTRA-LOGGING: on`: the record is stored whatever the level.
     pub extra_logging: bool,
 }
+
+#[cfg(test)]
+#[path = "command_tests.rs"]
+mod tests;

@@ -17,8 +17,8 @@ use crate::{
         encode_entry,
     },
     key_spaces::{
-        ByName, ByStart, CountKey, Counts, Fences, Holders, KeySpace, List, ListKey, LogParts, PackageList, Records,
-        Replies, SessionRecord, Sessions, StoredValue, UnfinishedSpace, UnfinishedValue, Values,
+        ByName, ByStart, CountKey, Counts, Fences, Holders, KeySpace, List, ListKey, LogParts, PackageList,
+        RecordValue, Records, Replies, SessionRecord, Sessions, StoredValue, UnfinishedSpace, UnfinishedValue, Values,
         current_generation_key, generation_prefix, log_key,
     },
     types::{Entry, GroupId, LeaderId, LogId, Membership, SnapshotMeta, StoredMembership, Vote},
@@ -140,6 +140,30 @@ fn values_of_the_state() {
         value: vec![1, 2],
     };
     assert_eq!(hex(&codec::encode(&value)), "0104000000000000000103000000070000000000000002000000000000000102");
+    // The record's own bytes are frozen with the commands that carry it.
+    let record = protocol::Activation {
+        namespace: name("ns"),
+        name: name("a"),
+        version: protocol::entity::SemVer::FIRST,
+        subject: String::new(),
+        activation_id: id(),
+        cause: None,
+        start_ms: 7,
+        end_ms: None,
+        duration_ms: None,
+        response: protocol::activation::Response {
+            status: protocol::ActivationStatus::Success,
+            result: None,
+            size: None,
+        },
+        logs: vec![],
+        annotations: protocol::entity::Parameters::default(),
+        publish: false,
+        filter_name: String::new(),
+    };
+    let value = RecordValue { record: record.clone(), log_parts: 3, session: Some(session()) };
+    let behind = hex(&codec::encode(&value)).replace(&hex(&codec::encode(&record)), "record ");
+    assert_eq!(behind, "record 030000000102000000000000000500000000000000");
     let value = SessionRecord { incarnation: 5, node_name: "n".to_owned(), open: true };
     assert_eq!(hex(&codec::encode(&value)), "01050000000000000001000000000000006e01");
     let value = UnfinishedValue { namespace: name("ns"), owner: None, attempt: 2, started: Some(session()) };

@@ -2,11 +2,14 @@
 
 use std::{
     fs::{self, File},
+    io::Write,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use openraft::{RaftLogReader, storage::RaftLogStorage, type_config::TypeConfigExt};
+use parking_lot::Mutex;
 use raft_store::{GroupId, OpenError, Options, Store, TypeConfig};
 use tempfile::TempDir;
 
@@ -80,6 +83,45 @@ async fn a_log_cut_anywhere_in_its_last_record_loses_only_that() -> anyhow::Resu
         drop(store);
         assert_eq!(reopened(copy.path()).await?, [1, 2, 3, 4, 5, 6, 7]);
     }
+    Ok(())
+}
+
+/// Everything that is logged while `act` runs.
+fn logged(act: impl FnOnce()) -> String {
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    tracing::subscriber::with_default(subscriber, act);
+    String::from_utf8_lossy(&lines.0.lock()).into_owned()
+}
+
+#[tokio::test]
+async fn a_dropped_tail_is_logged_with_file_place_and_size() -> anyhow::Result<()> {
+    let dir = store_with(3, 1000).await?;
+    let log = log_file(dir.path());
+    let length = fs::metadata(&log)?.len();
+    File::options().write(true).open(&log)?.write_all_at(&[0; 100], length)?;
+    let text = logged(|| drop(Store::open(dir.path(), Options::default())));
+    assert!(text.contains("WARN") && text.contains("dropped the torn tail"), "{text}");
+    assert!(text.contains(&format!("file={}", log.display())), "{text}");
+    assert!(text.contains(&format!("offset={length}")) && text.contains("dropped_bytes=100"), "{text}");
+    let text = logged(|| drop(Store::open(dir.path(), Options::default())));
+    assert!(!text.contains("torn"), "only once: {text}");
+    assert_eq!(reopened(dir.path()).await?, [1, 2, 3]);
     Ok(())
 }
 
