@@ -139,7 +139,8 @@ impl Round<'_> {
                         if index >= total && self.moment != Moment::Accepting {
                             break;
                         }
-                        let path = if index.is_multiple_of(2) { "/actions/quick-node" } else { "/actions/quick-python" };
+                        let path =
+                            if index.is_multiple_of(2) { "/actions/quick-node" } else { "/actions/quick-python" };
                         match api.request("POST", path, Some(&self.arguments(&quick_tag))) {
                             Ok(reply) => {
                                 assert_eq!(reply.status, 202, "{}", reply.text);
