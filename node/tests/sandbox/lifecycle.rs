@@ -112,11 +112,19 @@ fn a_killed_node_leaves_no_process_and_the_next_start_removes_the_rest() {
         let marker = world.data.path().display().to_string();
         let running = python(&mut sandbox, "import time\ntime.sleep(1000)", &[], &[("MARKER", &marker)]).await;
         assert_eq!(processes_with(&marker).len(), 1);
+        // One that is frozen at that moment cannot take note of it.
+        let mut frozen = world.create("frozen", ByteSize::mib(64)).await;
+        let colder = format!("{marker}-frozen");
+        let ice = python(&mut frozen, "import time\ntime.sleep(1000)", &[], &[("COLDER", &colder)]).await;
+        frozen.freeze().await.unwrap();
         // What a SIGKILL does to the node: its descriptors close, and nothing of its code runs.
         let config = world.data.path().join("sandbox");
         std::mem::forget(running);
+        std::mem::forget(ice);
         sandbox.abandon();
-        eventually("the container has died with the node's socket", || processes_with(&marker).is_empty()).await;
+        frozen.abandon();
+        eventually("the container has died with the node's socket", || processes_with(&marker).len() == 1).await;
+        assert_eq!(processes_with(&colder).len(), 1);
         let World { data, host } = world;
         std::mem::forget(host);
         let mut config = SandboxConfig::new(config, super::support::API_PORT);

@@ -108,19 +108,23 @@ impl Cgroups {
         Ok(group)
     }
 
-    /// Kills and removes the groups that a crashed node of this name left, its processes included.
-    pub(super) fn remove_leftovers(&self) {
-        for folder in &self.folders {
-            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    let freezer = self
-                        .freezer
-                        .as_ref()
-                        .map(|place| Place { folder: place.folder.join(entry.file_name()), ..*place });
-                    kill_members(&entry.path(), freezer.as_ref());
-                    remove_folder(&entry.path(), Duration::from_secs(2));
-                }
-            }
+    /// Kills and removes what a crashed node of this name left, wherever it was started from: its folders lie below its own group then.
+    pub(super) fn remove_leftovers(node: &str) {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let folders: Vec<_> = hierarchies(&mounts).iter().flat_map(|(_, _, mount)| named(mount, node, 8)).collect();
+        let groups: Vec<_> = folders.iter().flat_map(|folder| subfolders(folder)).collect();
+        // A frozen process takes note of its end only when it thaws; in this order it does nothing in between.
+        for group in &groups {
+            signal_members(group);
+        }
+        for group in &groups {
+            let _ = write_if_there(&group.join("freezer.state"), "THAWED");
+        }
+        for group in &groups {
+            kill_members(group, None);
+        }
+        for folder in groups.iter().chain(&folders) {
+            remove_folder(folder, Duration::from_secs(2));
         }
     }
 
@@ -253,19 +257,39 @@ fn kill_members(folder: &Path, freezer: Option<&Place>) {
     }
     // Until nothing is left: processes fork while we read. Bounded, since a fork bomb is limited by `pids.max`.
     for _ in 0..64 {
-        let members = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
-        if members.is_empty() {
+        if signal_members(folder) == 0 {
             return;
-        }
-        for pid in members.lines().filter_map(|line| line.parse().ok()) {
-            // SAFETY: a call without pointers. Members are read just now, and a process of the group is ours to kill.
-            unsafe { libc::kill(pid, libc::SIGKILL) };
         }
         if let Some(Place { version: Version::V1, folder }) = freezer {
             let _ = fs::write(folder.join("freezer.state"), "THAWED");
         }
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Sends each member of a group the signal that kills; returns how many there were.
+fn signal_members(folder: &Path) -> usize {
+    let members = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    let pids = members.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0);
+    pids.inspect(|pid| {
+        // SAFETY: a call without pointers. Members are read just now, and a process of the group is ours to kill.
+        unsafe { libc::kill(*pid, libc::SIGKILL) };
+    })
+    .count()
+}
+
+/// Folders called `name` below `folder`, down to `depth` levels.
+fn named(folder: &Path, name: &str, depth: usize) -> Vec<PathBuf> {
+    if depth == 0 {
+        return Vec::new();
+    }
+    let (found, others): (Vec<_>, Vec<_>) = subfolders(folder).into_iter().partition(|path| path.ends_with(name));
+    found.into_iter().chain(others.iter().flat_map(|path| named(path, name, depth - 1))).collect()
+}
+
+fn subfolders(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
 }
 
 fn remove_folder(folder: &Path, patience: Duration) {

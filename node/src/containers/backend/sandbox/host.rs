@@ -295,8 +295,8 @@ impl Shared {
         let mount_point = state_dir.join("root");
         Plain::remove_leftovers(&state_dir);
         fs::create_dir_all(&mount_point).map_err(failed("make a folder in"))?;
+        Cgroups::remove_leftovers(&format!("whisp-{name}"));
         let cgroups = Cgroups::find(&format!("whisp-{name}"));
-        cgroups.remove_leftovers();
         let (name_servers, resolv_conf) = network::name_servers();
         let network = if config.unsafe_no_sandbox {
             Connection::None
