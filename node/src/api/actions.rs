@@ -7,6 +7,7 @@ use protocol::{
     json::Members,
     messages,
 };
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     body::{Body, MAX_BODY, ReadBody},
@@ -49,8 +50,19 @@ async fn list_of(call: &Call, home: ActionsHome, paging: Paging) -> Result<HttpR
 /// `GET …/actions/[{package}/]{name}?code=`: 200 · 403 · 404 · 409 something else by that name.
 pub async fn get(call: &Call, name: FullyQualifiedName) -> Result<HttpResponse, ApiError> {
     let with_code = call.query.boolean("code", true)?;
-    let found = call.state.entities.get_action(&call.caller.namespace, &name, with_code).await?;
-    shown(found, !with_code).await
+    let entities = &call.state.entities;
+    let resolved = entities.resolve(&call.caller.namespace, &name).await?;
+    let code = resolved.action.exec.code().filter(|_| with_code);
+    // Room first, then the code: many may ask for large code at once.
+    let room = call.bodies.reserve(code.map_or(0, |code| code.size)).await?;
+    let code = if with_code { entities.code(&resolved).await? } else { None };
+    let found = ActionWithCode {
+        action: resolved.action.clone(),
+        code,
+        merged: Some(resolved.parameters.clone()),
+        binding: resolved.binding.clone(),
+    };
+    shown(found, !with_code, room).await
 }
 
 /// `PUT …/actions/[{package}/]{name}?overwrite=`: 200 the action as it is now · 400 · 403 · 404 package · 409 it is
@@ -73,14 +85,16 @@ pub async fn put(call: &Call, name: FullyQualifiedName, body: Body) -> Result<Ht
         blocking(move || decode(&body, &entities, sizes, overwrite)).await??
     };
     let written = entities.put_action(name, put).await?;
-    shown(written, false).await
+    let room = call.bodies.reserve(written.code.as_ref().map_or(0, |code| code.len() as u64)).await?;
+    shown(written, false, room).await
 }
 
 /// `DELETE …/actions/[{package}/]{name}`: 200 what it was · 400 in a binding · 403 · 404 · 409.
 pub async fn delete(call: &Call, name: FullyQualifiedName) -> Result<HttpResponse, ApiError> {
     call.state.entities.check_home(&call.caller.namespace, &name).await?;
     let deleted = call.state.entities.delete_action(name).await?;
-    shown(deleted, false).await
+    let room = call.bodies.reserve(deleted.code.as_ref().map_or(0, |code| code.len() as u64)).await?;
+    shown(deleted, false, room).await
 }
 
 #[derive(Clone, Copy)]
@@ -113,8 +127,12 @@ fn decode(
     Ok(PutAction { overwrite, content, settings: ActionSettings::from_json(&members)? })
 }
 
-/// `with_binding`: names the binding that it was reached through.
-async fn shown(found: ActionWithCode, with_binding: bool) -> Result<HttpResponse, ApiError> {
+/// `with_binding`: names the binding that it was reached through. `room`: in the budget, until the answer is sent.
+async fn shown(
+    found: ActionWithCode,
+    with_binding: bool,
+    room: Option<OwnedSemaphorePermit>,
+) -> Result<HttpResponse, ApiError> {
     let large = found.code.as_ref().is_some_and(|code| code.len() > LARGE);
     let write = move || -> Result<String, ApiError> {
         let ActionWithCode { action, code, merged, binding } = &found;
@@ -132,8 +150,10 @@ async fn shown(found: ActionWithCode, with_binding: bool) -> Result<HttpResponse
             ApiError::default_of(ErrorCode::Internal)
         })
     };
-    let text = if large { blocking(write).await?? } else { write()? };
-    Ok(respond::json_text(StatusCode::OK, text))
+    Ok(match large {
+        true => respond::large_json(blocking(write).await??, room),
+        false => respond::json_text(StatusCode::OK, write()?),
+    })
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {

@@ -34,6 +34,19 @@ impl BodyBudget {
         let permits = total.max(MAX_BODY).bytes().div_ceil(PERMIT);
         Self(Arc::new(Semaphore::new(permits as usize)))
     }
+
+    /// Waits for room for `bytes`, at most one largest body; little needs none. Nobody asks while he holds some.
+    ///
+    /// # Errors
+    /// If the server stops.
+    pub async fn reserve(&self, bytes: u64) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
+        if bytes <= UNCOUNTED {
+            return Ok(None);
+        }
+        let permits = bytes.min(MAX_BODY.bytes()).div_ceil(PERMIT) as u32;
+        let permit = Arc::clone(&self.0).acquire_many_owned(permits).await;
+        permit.map(Some).map_err(|_| ApiError::default_of(ErrorCode::Unavailable))
+    }
 }
 
 /// The body of a request, not read yet.
@@ -105,10 +118,7 @@ impl Body {
     }
 
     async fn read(&mut self, limit: ByteSize) -> Result<ReadBody, ApiError> {
-        let mut permit = match self.declared {
-            Some(declared) if declared > UNCOUNTED => Some(acquire(&self.budget, declared).await?),
-            _ => None,
-        };
+        let mut permit = self.budget.reserve(self.declared.unwrap_or(0)).await?;
         let mut first = Bytes::new();
         let mut all = BytesMut::new();
         let mut length = 0_u64;
@@ -120,7 +130,7 @@ impl Body {
             }
             if length > UNCOUNTED && permit.is_none() {
                 // Of unknown length: it may become as large as is allowed.
-                permit = Some(acquire(&self.budget, limit.bytes()).await?);
+                permit = self.budget.reserve(limit.bytes()).await?;
             }
             if first.is_empty() && all.is_empty() {
                 // Most bodies come in one piece and are not copied.
@@ -135,12 +145,6 @@ impl Body {
         }
         Ok(ReadBody { bytes: if all.is_empty() { first } else { all.freeze() }, _budget: permit })
     }
-}
-
-async fn acquire(budget: &BodyBudget, bytes: u64) -> Result<OwnedSemaphorePermit, ApiError> {
-    let permits = bytes.div_ceil(PERMIT) as u32;
-    let permit = Arc::clone(&budget.0).acquire_many_owned(permits).await;
-    permit.map_err(|_| ApiError::default_of(ErrorCode::Unavailable))
 }
 
 fn content_type(headers: &HeaderMap) -> ContentType {

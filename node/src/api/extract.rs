@@ -22,11 +22,16 @@ use protocol::{
 };
 use rand::{Rng, distr::Alphanumeric};
 
-use super::{AppState, error::ApiError, respond::REQUEST_ID};
+use super::{AppState, body::BodyBudget, error::ApiError, respond::REQUEST_ID};
+
+/// Longer ids than this are not adopted: they are stored with queued work and go into containers.
+const MAX_TRANSACTION_ID: usize = 4096;
 
 /// An authenticated request without its body.
 pub struct Call {
     pub state: web::Data<AppState>,
+    /// Memory that large bodies share.
+    pub bodies: web::Data<BodyBudget>,
     pub caller: Arc<Identity>,
     pub transaction: TransactionId,
     /// When it arrived, milliseconds since the epoch.
@@ -43,6 +48,7 @@ impl Call {
     pub fn new(
         request: &HttpRequest,
         state: web::Data<AppState>,
+        bodies: web::Data<BodyBudget>,
         transaction: TransactionId,
         received_ms: u64,
     ) -> Result<Self, ApiError> {
@@ -54,7 +60,8 @@ impl Call {
         }
         let extra_logging = request.headers().get("x-ow-extra-logging").is_some_and(|value| value == "on");
         let query = Query::parse(request.uri().query().unwrap_or_default());
-        Ok(Self { state, caller, transaction, received_ms, extra_logging, query, method: request.method().clone() })
+        let method = request.method().clone();
+        Ok(Self { state, bodies, caller, transaction, received_ms, extra_logging, query, method })
     }
 
     pub fn method(&self) -> &Method {
@@ -136,7 +143,7 @@ fn percent_decoded(text: &str, plus_is_space: bool) -> Option<Cow<'_, str>> {
 /// The caller's id for the request, or 32 random letters and digits. Ids that begin with `sid_` are the system's.
 pub fn transaction_id(request: &HttpRequest) -> TransactionId {
     let given = request.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok());
-    match given.filter(|id| !id.is_empty() && !id.starts_with("sid_")) {
+    match given.filter(|id| (1..=MAX_TRANSACTION_ID).contains(&id.len()) && !id.starts_with("sid_")) {
         Some(id) => TransactionId(id.into()),
         None => {
             let id: String = rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect();

@@ -72,7 +72,7 @@ async fn answer(
     } else {
         match under_api {
             Some("" | "/") if request.method() == Method::GET => Ok(info::api()),
-            Some(path) => match Call::new(&request, state, transaction.clone(), received_ms) {
+            Some(path) => match Call::new(&request, state, bodies.clone(), transaction.clone(), received_ms) {
                 Ok(call) => match segments(path) {
                     Ok(path) => {
                         let path: Vec<&str> = path.iter().map(AsRef::as_ref).collect();

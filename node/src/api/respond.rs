@@ -4,6 +4,7 @@ use std::io;
 
 use actix_web::{
     HttpResponse,
+    body::SizedStream,
     http::{
         StatusCode,
         header::{
@@ -13,7 +14,7 @@ use actix_web::{
     },
     web::Bytes,
 };
-use futures_util::Stream;
+use futures_util::{Stream, stream};
 use protocol::{ActivationId, TransactionId};
 use serde::Serialize;
 
@@ -43,6 +44,19 @@ pub fn json<T: Serialize + ?Sized>(status: StatusCode, value: &T) -> HttpRespons
 /// A text that is JSON already.
 pub fn json_text(status: StatusCode, text: String) -> HttpResponse {
     let mut response = HttpResponse::with_body(status, text).map_into_boxed_body();
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response
+}
+
+/// A large JSON text, in pieces. `held` is dropped when the last was sent, or the client is gone.
+pub fn large_json<H: 'static>(text: String, held: H) -> HttpResponse {
+    const PIECE: usize = 64 << 10;
+    let length = text.len() as u64;
+    let pieces = stream::unfold((Bytes::from(text), held), |(mut rest, held)| async move {
+        let piece = rest.split_to(rest.len().min(PIECE));
+        (!piece.is_empty()).then_some((Ok::<_, io::Error>(piece), (rest, held)))
+    });
+    let mut response = HttpResponse::Ok().body(SizedStream::new(length, pieces));
     response.headers_mut().insert(CONTENT_TYPE, JSON);
     response
 }

@@ -176,26 +176,6 @@ impl Entities {
         })
     }
 
-    /// The action as `caller` sees it: through a package with what it inherits. `with_code`: its code is wanted.
-    ///
-    /// # Errors
-    /// As [`Entities::resolve`].
-    pub async fn get_action(
-        &self,
-        caller: &EntityName,
-        name: &FullyQualifiedName,
-        with_code: bool,
-    ) -> Result<ActionWithCode, EntityError> {
-        let resolved = self.resolve(caller, name).await?;
-        let code = if with_code { self.code(&resolved).await? } else { None };
-        Ok(ActionWithCode {
-            action: resolved.action.clone(),
-            code,
-            merged: Some(resolved.parameters.clone()),
-            binding: resolved.binding.clone(),
-        })
-    }
-
     /// Deletes `name`, whose home [`Entities::check_home`] has passed, and answers what it was.
     ///
     /// # Errors

@@ -121,8 +121,9 @@ mod tests {
 
         let guest = EntityName::new("guest").expect("a name");
         let two = FullyQualifiedName::parse("guest/two").expect("a name");
-        let kept = entities.get_action(&guest, &two, true).await.expect("it is there");
-        assert_eq!(kept.code.expect("it has code"), shared.as_bytes(), "another action names it still");
+        let kept = entities.resolve(&guest, &two).await.expect("it is there");
+        let code = entities.code(&kept).await.expect("it can be read");
+        assert_eq!(code.expect("it has code"), shared.as_bytes(), "another action names it still");
         groups.shutdown().await;
     }
 }
