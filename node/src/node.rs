@@ -294,6 +294,7 @@ impl Node {
         for server in &self.servers {
             server.stop(true).await;
         }
+        admin::remove_socket(&self.config.data_dir);
         let Self { pools, groups, raft, work, .. } = self;
         let killed = pools.shutdown(LEASES_END).await;
         if killed > 0 {

@@ -108,6 +108,13 @@ pub struct Refusal {
     pub error: String,
 }
 
+/// Removes the socket in `data_dir` when its server has stopped.
+pub fn remove_socket(data_dir: &Path) {
+    if let Err(error) = socket::remove(data_dir) {
+        tracing::warn!(%error, "the admin socket could not be removed");
+    }
+}
+
 /// Serves administration on the socket in `data_dir`, which must be this process's own. The server runs once it is
 /// awaited or spawned on an actix system.
 ///

@@ -33,6 +33,17 @@ pub(super) fn listen(data_dir: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// Removes the socket of a node that stops, as nobody would answer there.
+///
+/// # Errors
+/// If it cannot be removed; that it is gone is none.
+pub(super) fn remove(data_dir: &Path) -> io::Result<()> {
+    match std::fs::remove_file(data_dir.join(SOCKET)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
 /// Connects to the node that owns `data_dir`.
 ///
 /// # Errors

@@ -5,8 +5,9 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    pin::Pin,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -27,12 +28,15 @@ use crate::{
     activations::record::{self, Times},
     clock,
     cluster::{raft::ProposeError, session},
-    containers::{AcquireError, Lease},
+    containers::{AcquireError, Lease, PoolKey},
     entities::resolved::ResolvedAction,
 };
 
 /// Containers that one action asks for at once on behalf of accepted work. More would only wait in line.
 const ASKING: usize = 16;
+/// How long a container goes on with one action's accepted work before it is offered to others. Where actions wait for
+/// each other's memory, a container of its own for each activation would cost more than the activations.
+const TURN: Duration = Duration::from_millis(250);
 /// Pause before a full node is asked again.
 const FULL_PAUSE: Duration = Duration::from_millis(100);
 
@@ -57,6 +61,20 @@ struct Waiting {
     attempt: u32,
 }
 
+/// A container that has just run accepted work.
+struct Held {
+    key: PoolKey,
+    lease: Lease,
+    /// The beginning of its turn.
+    since: Instant,
+}
+
+fn give_back(held: Option<Held>) {
+    if let Some(held) = held {
+        held.lease.give_back();
+    }
+}
+
 impl Queues {
     pub(super) fn len(&self) -> usize {
         self.0.lock().values().map(|queue| queue.waiting.len()).sum()
@@ -75,6 +93,11 @@ impl Queues {
         let more = queue.asking < ASKING;
         queue.asking += usize::from(more);
         more
+    }
+
+    /// The next to run, for who has a container already.
+    fn next(&self, key: &QueueKey) -> Option<Waiting> {
+        self.0.lock().get_mut(key)?.waiting.pop_front()
     }
 
     /// The next to run; `None`: nothing waits, and the asking task has ended.
@@ -135,7 +158,7 @@ impl Invoker {
         match lease {
             Some(lease) => {
                 let invoker = self.clone();
-                self.background(async move { invoker.run_started(work, action, lease).await });
+                self.background(async move { invoker.run_started(work, action, lease, Instant::now()).await });
             }
             None => {
                 let shard = self.0.parts.groups.shard_of(&work.namespace);
@@ -198,40 +221,24 @@ impl Invoker {
             if self.is_stopping() {
                 return;
             }
-            self.place(&key, waiting).await;
+            self.place(&key, waiting, None).await;
         }
     }
 
-    /// Reads what `waiting` runs, gets a container for it and starts it. The run goes on beside.
-    async fn place(&self, key: &QueueKey, waiting: Waiting) {
-        let Some(work) = self.read(waiting).await else { return };
-        // The latest revision runs, whatever it was when the work was accepted.
-        let action = match self.0.parts.entities.action(&key.1, work.binding.as_ref()).await {
-            Ok(Some(action)) => action,
-            Ok(None) => {
-                let gone = failure(ActivationStatus::ApplicationError, messages::ACTION_REMOVED);
-                return self.finish(&work, record::fallback(&work, gone, clock::unix_ms())).await;
-            }
-            Err(error) => {
-                tracing::error!(activation_id = %work.activation_id, %error, "the action could not be read");
-                let unread = failure(ActivationStatus::WhiskError, messages::ACTION_FETCH_ERROR);
-                return self.finish(&work, record::fallback(&work, unread, clock::unix_ms())).await;
-            }
+    /// Reads what `waiting` runs and starts it, on the container `held` or else on one that it gets for it. The run goes
+    /// on beside.
+    async fn place(&self, key: &QueueKey, waiting: Waiting, held: Option<Held>) {
+        let Some((work, action)) = self.prepare(key, waiting).await else {
+            return give_back(held);
         };
-        let lease = loop {
-            match self.0.parts.pools.acquire(need(&work, &action), None).await {
-                Ok(lease) => break lease,
-                Err(AcquireError::Full | AcquireError::Deadline) => tokio::time::sleep(FULL_PAUSE).await,
-                // Stays in its shard, for the session after this one.
-                Err(AcquireError::ShuttingDown) => return,
-                Err(AcquireError::Create(error)) => {
-                    return self.finish(&work, not_provisioned(&work, &action, &error)).await;
-                }
-                Err(error @ AcquireError::TooLarge { .. }) => {
-                    tracing::error!(activation_id = %work.activation_id, %error, "accepted work fits on no node");
-                    let refused = failure(ActivationStatus::WhiskError, messages::RESOURCE_PROVISION_ERROR);
-                    let times = Times::never_ran(work.received_ms, clock::unix_ms());
-                    return self.finish(&work, record::record(&work, &action, refused, &times)).await;
+        let (lease, since) = match held {
+            Some(held) if held.key == pool_key(&work, &action) => (held.lease, held.since),
+            // The action was updated meanwhile.
+            other => {
+                give_back(other);
+                match self.acquire(&work, &action).await {
+                    Some(lease) => (lease, Instant::now()),
+                    None => return,
                 }
             }
         };
@@ -240,10 +247,49 @@ impl Invoker {
         }
         if session::may_start(&self.0.parts.groups, waiting.shard, waiting.id, self.session(), waiting.attempt).await {
             let invoker = self.clone();
-            self.background(async move { invoker.run_started(work, action, lease).await });
+            self.background(async move { invoker.run_started(work, action, lease, since).await });
         } else {
             tracing::info!(activation_id = %waiting.id, "not started here: it is another's, or over");
             lease.give_back();
+        }
+    }
+
+    /// What `waiting` runs; `None`: nothing any more, and it has its record.
+    async fn prepare(&self, key: &QueueKey, waiting: Waiting) -> Option<(AcceptedWork, Arc<ResolvedAction>)> {
+        let work = self.read(waiting).await?;
+        // The latest revision runs, whatever it was when the work was accepted.
+        let response = match self.0.parts.entities.action(&key.1, work.binding.as_ref()).await {
+            Ok(Some(action)) => return Some((work, action)),
+            Ok(None) => failure(ActivationStatus::ApplicationError, messages::ACTION_REMOVED),
+            Err(error) => {
+                tracing::error!(activation_id = %work.activation_id, %error, "the action could not be read");
+                failure(ActivationStatus::WhiskError, messages::ACTION_FETCH_ERROR)
+            }
+        };
+        self.finish(&work, record::fallback(&work, response, clock::unix_ms())).await;
+        None
+    }
+
+    /// A container for `work`, however long it takes. `None`: it ended in its record without one, or stays in its shard.
+    async fn acquire(&self, work: &AcceptedWork, action: &ResolvedAction) -> Option<Lease> {
+        loop {
+            let record = match self.0.parts.pools.acquire(need(work, action), None).await {
+                Ok(lease) => return Some(lease),
+                Err(AcquireError::Full | AcquireError::Deadline) => {
+                    tokio::time::sleep(FULL_PAUSE).await;
+                    continue;
+                }
+                // Stays in its shard, for the session after this one.
+                Err(AcquireError::ShuttingDown) => return None,
+                Err(AcquireError::Create(error)) => not_provisioned(work, action, &error),
+                Err(error @ AcquireError::TooLarge { .. }) => {
+                    tracing::error!(activation_id = %work.activation_id, %error, "accepted work fits on no node");
+                    let refused = failure(ActivationStatus::WhiskError, messages::RESOURCE_PROVISION_ERROR);
+                    record::record(work, action, refused, &Times::never_ran(work.received_ms, clock::unix_ms()))
+                }
+            };
+            self.finish(work, record).await;
+            return None;
         }
     }
 
@@ -263,12 +309,29 @@ impl Invoker {
         None
     }
 
-    /// Runs work whose start is committed.
-    async fn run_started(&self, work: AcceptedWork, action: Arc<ResolvedAction>, lease: Lease) {
+    /// Runs work whose start is committed. `since`: when its container began to run this action's accepted work.
+    async fn run_started(&self, work: AcceptedWork, action: Arc<ResolvedAction>, lease: Lease, since: Instant) {
         let ran = run::run(self, &work, &action, lease).await;
         let record = record::record(&work, &action, ran.response.clone(), &ran.times);
         let store = self.stores(self.0.parts.config.store_accepted, &work, ran.response.status);
-        run::end(self, ran, record, &action, Ending { accepted: true, store }).await;
+        let free = |lease| self.pass_on(Held { key: pool_key(&work, &action), lease, since });
+        run::end(self, ran, record, &action, Ending { accepted: true, store }, free).await;
+    }
+
+    /// The container takes what waits next for the same action, until its turn is over.
+    fn pass_on(&self, held: Held) {
+        let key = (held.key.namespace.clone(), held.key.action.clone());
+        let over = held.since.elapsed() >= TURN || self.is_stopping();
+        match if over { None } else { self.0.accepted.next(&key) } {
+            Some(waiting) => {
+                let invoker = self.clone();
+                // Boxed: each run ends by beginning the next.
+                let next: Pin<Box<dyn Future<Output = ()> + Send>> =
+                    Box::pin(async move { invoker.place(&key, waiting, Some(held)).await });
+                self.background(next);
+            }
+            None => held.lease.give_back(),
+        }
     }
 
     async fn finish(&self, work: &AcceptedWork, record: protocol::Activation) {

@@ -99,7 +99,8 @@ impl Invoker {
             reply(answer, Ok(Invoked::Done(Box::new(record.clone()))));
         }
         let store = self.stores(self.0.parts.config.store_blocking, &work, ran.response.status);
-        run::end(self, ran, record, &action, Ending { accepted: accepted.load(Ordering::Relaxed), store }).await;
+        let ending = Ending { accepted: accepted.load(Ordering::Relaxed), store };
+        run::end(self, ran, record, &action, ending, Lease::give_back).await;
     }
 
     /// The caller's deadline has passed while the action runs: from now on it must end in a record, whatever happens

@@ -242,8 +242,16 @@ async fn init_body(
     Ok(Init { name: stored.name.as_str(), main: stored.exec.main(), code, env: &env }.body())
 }
 
-/// What can wait until the caller is answered: the logs, the container back, the record committed.
-pub(super) async fn end(invoker: &Invoker, ran: Ran, mut record: Activation, action: &ResolvedAction, ending: Ending) {
+/// What can wait until the caller is answered: the logs, the container to `free` if it is as good as before, the record
+/// committed.
+pub(super) async fn end(
+    invoker: &Invoker,
+    ran: Ran,
+    mut record: Activation,
+    action: &ResolvedAction,
+    ending: Ending,
+    free: impl FnOnce(Lease),
+) {
     let records = &invoker.0.parts.records;
     // Before the container is free again, so that work cannot outrun the disk.
     let place = if ending.store || ending.accepted { Some(records.place().await) } else { None };
@@ -257,7 +265,7 @@ pub(super) async fn end(invoker: &Invoker, ran: Ran, mut record: Activation, act
         let logs = lease.container.collect_logs(request).await;
         record.logs = logs.lines;
         if ran.reusable && !logs.unreliable {
-            lease.give_back();
+            free(lease);
         } else {
             lease.destroy();
         }
