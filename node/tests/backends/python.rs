@@ -221,6 +221,38 @@ async fn containers_of_one_zygote_share_nothing_that_matters() {
 }
 
 #[tokio::test]
+async fn a_zygote_that_dies_is_replaced() {
+    let fixture = Fixture::start().await;
+    let subject = subject(&fixture);
+    Running::start(&subject).await.destroy().await;
+    for _ in 0..3 {
+        let zygotes = zygotes_of(fixture.folder());
+        assert!(!zygotes.is_empty());
+        for zygote in zygotes {
+            rustix::process::kill_process(zygote, rustix::process::Signal::KILL).expect("it lives");
+        }
+        let (status, result, _) = once(&subject, text("def main(args): return {'fine': 1}"), "main", json!({})).await;
+        assert_eq!((status, result), (ActivationStatus::Success, json!({"fine": 1})));
+    }
+    fixture.stop().await;
+}
+
+/// The zygotes of the back end in `folder`, started by this process.
+fn zygotes_of(folder: &std::path::Path) -> Vec<rustix::process::Pid> {
+    let (own, folder) = (format!("\nPPid:\t{}\n", std::process::id()), folder.to_str().expect("UTF-8"));
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let status = std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+        let command = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+        if status.contains(&own) && command.contains(folder) && command.ends_with("\0--zygote\0") {
+            found.extend(rustix::process::Pid::from_raw(pid));
+        }
+    }
+    found
+}
+
+#[tokio::test]
 async fn every_version_of_python_runs() {
     let fixture = Fixture::start().await;
     let kinds: Vec<_> = fixture.backend.kinds().into_iter().filter(|kind| kind.starts_with("python:")).collect();

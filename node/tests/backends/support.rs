@@ -22,7 +22,7 @@ pub fn program() -> PathBuf {
 /// A back end in a folder of its own.
 pub struct Fixture {
     pub backend: ProcessBackend,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Fixture {
@@ -41,7 +41,12 @@ impl Fixture {
         let mut config = ProcessConfig::from_environment(sandbox, folder.path().join("process")).expect("a config");
         config.program = program;
         let backend = ProcessBackend::start(config).await.expect("a back end");
-        Self { backend, _folder: folder }
+        Self { backend, folder }
+    }
+
+    /// Where it keeps its files.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Ends it; whatever it made is gone afterwards.

@@ -176,6 +176,47 @@ impl ProcessBackend {
         Err(CreateError::Developer(format!("The kind '{}' cannot run on this node.", spec.kind)))
     }
 
+    async fn try_create(&self, spec: &ContainerSpec) -> Result<Box<dyn Container>, Failure> {
+        let start = self.command(spec)?;
+        let sandbox_spec = SandboxSpec {
+            name: spec.name.clone(),
+            memory: spec.memory,
+            // In proportion to the memory, as OpenWhisk has it: 256 MB have the weight of a plain process.
+            cpu_shares: Some((spec.memory.as_mib() * 4).clamp(2, 262_144) as u32),
+        };
+        let mut sandbox = self.host.create(sandbox_spec).await.map_err(platform)?;
+        let (connection, theirs) = UnixStream::pair().map_err(platform)?;
+        let (output, writers) = Output::new(self.log_capacity).map_err(platform)?;
+        let stdin: OwnedFd = std::fs::File::open("/dev/null").map_err(platform)?.into();
+        let payload = |argv| Payload {
+            argv,
+            env: self.environment(spec),
+            stdin,
+            stdout: writers.stdout,
+            stderr: writers.stderr,
+            connection: theirs.into(),
+        };
+        let started = match start {
+            Start::Spawn(argv) => sandbox.spawn(payload(argv)).await.map_err(|error| platform(error).into()),
+            Start::Fork(python) => match self.zygotes.get(python).await {
+                Ok(zygote) => zygotes::fork(zygote, &mut sandbox, payload(Vec::new())).await,
+                // A zygote is a shortcut, not a condition.
+                Err(error) => {
+                    tracing::warn!(kind = spec.kind, %error, "no zygote; the interpreter starts anew");
+                    let mut argv = vec![text(&python.program)?];
+                    argv.extend(PYTHON_OPTIONS.map(str::to_owned));
+                    argv.extend([text(&self.launchers.python)?, text(&self.launchers.program)?]);
+                    sandbox.spawn(payload(argv)).await.map_err(|error| platform(error).into())
+                }
+            },
+        };
+        if let Err(failure) = started {
+            sandbox.destroy().await;
+            return Err(failure);
+        }
+        Ok(Box::new(ProcessContainer::new(spec.name.clone(), sandbox, connection, output)))
+    }
+
     fn environment(&self, spec: &ContainerSpec) -> Vec<(String, String)> {
         let interpreter = self.interpreters.get(&spec.kind);
         let own = interpreter.and_then(|found| found.program.parent()?.to_str());
@@ -193,6 +234,23 @@ impl ProcessBackend {
         env.extend(spec.env.iter().cloned());
         env
     }
+}
+
+/// Why an attempt to make a container failed.
+enum Failure {
+    Final(CreateError),
+    /// Nothing of the container's ran, and the zygote is no more.
+    ZygoteBroke(io::Error),
+}
+
+impl From<CreateError> for Failure {
+    fn from(error: CreateError) -> Self {
+        Self::Final(error)
+    }
+}
+
+fn platform(error: impl std::fmt::Display) -> CreateError {
+    CreateError::Platform(error.to_string())
 }
 
 enum Start<'a> {
@@ -220,47 +278,15 @@ impl Backend for ProcessBackend {
     }
 
     async fn create(&self, spec: ContainerSpec) -> Result<Box<dyn Container>, CreateError> {
-        let start = self.command(&spec)?;
-        let failed = |step: &str| {
-            let step = step.to_owned();
-            move |error: io::Error| CreateError::Platform(format!("{step}: {error}"))
-        };
-        let mut sandbox = self
-            .host
-            .create(SandboxSpec { name: spec.name.clone(), memory: spec.memory, cpu_shares: None })
-            .await
-            .map_err(|error| CreateError::Platform(error.to_string()))?;
-        let (connection, theirs) = UnixStream::pair().map_err(failed("socketpair"))?;
-        let (output, writers) = Output::new(self.log_capacity).map_err(failed("pipe"))?;
-        let stdin: OwnedFd = std::fs::File::open("/dev/null").map_err(failed("/dev/null"))?.into();
-        let env = self.environment(&spec);
-        let payload = |argv| Payload {
-            argv,
-            env,
-            stdin,
-            stdout: writers.stdout,
-            stderr: writers.stderr,
-            connection: theirs.into(),
-        };
-        let started = match start {
-            Start::Spawn(argv) => sandbox.spawn(payload(argv)).await.map_err(|error| error.to_string()),
-            Start::Fork(python) => match self.zygotes.get(python).await {
-                Ok(zygote) => zygotes::fork(zygote, &mut sandbox, payload(Vec::new())).await,
-                // A zygote is a shortcut, not a condition.
-                Err(error) => {
-                    tracing::warn!(kind = spec.kind, %error, "no zygote; the interpreter starts anew");
-                    let mut argv = vec![text(&python.program)?];
-                    argv.extend(PYTHON_OPTIONS.map(str::to_owned));
-                    argv.extend([text(&self.launchers.python)?, text(&self.launchers.program)?]);
-                    sandbox.spawn(payload(argv)).await.map_err(|error| error.to_string())
-                }
-            },
-        };
-        if let Err(error) = started {
-            sandbox.destroy().await;
-            return Err(CreateError::Platform(error));
+        match self.try_create(&spec).await {
+            // The broken zygote is gone; the next attempt starts another or does without.
+            Err(Failure::ZygoteBroke(_)) => self.try_create(&spec).await,
+            other => other,
         }
-        Ok(Box::new(ProcessContainer::new(spec.name, sandbox, connection, output)))
+        .map_err(|failure| match failure {
+            Failure::Final(error) => error,
+            Failure::ZygoteBroke(error) => platform(error),
+        })
     }
 
     async fn shutdown(&self) {

@@ -5,6 +5,7 @@ use std::{collections::HashMap, io, os::fd::AsFd, path::PathBuf, sync::Arc};
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
+use super::{Failure, platform};
 use crate::{
     containers::backend::{
         interpreters::Interpreter,
@@ -70,8 +71,8 @@ impl Zygotes {
 }
 
 /// Forks a process that becomes `sandbox`'s payload.
-pub(super) async fn fork(slot: Slot, sandbox: &mut Sandbox, payload: Payload) -> Result<(), String> {
-    let join = sandbox.join().await.map_err(|error| error.to_string())?;
+pub(super) async fn fork(slot: Slot, sandbox: &mut Sandbox, payload: Payload) -> Result<(), Failure> {
+    let join = sandbox.join().await.map_err(platform)?;
     let forked = tokio::task::spawn_blocking(move || {
         let mut zygote = slot.lock();
         let step_fds = join.borrowed_fds();
@@ -89,6 +90,9 @@ pub(super) async fn fork(slot: Slot, sandbox: &mut Sandbox, payload: Payload) ->
         }
         forked
     });
-    let pid = forked.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-    sandbox.joined(pid).map_err(|error| error.to_string())
+    match forked.await.map_err(platform)? {
+        Ok(pid) => Ok(sandbox.joined(pid).map_err(platform)?),
+        Err(ForkError::Zygote(error)) => Err(Failure::ZygoteBroke(error)),
+        Err(error @ ForkError::Step(_)) => Err(platform(error).into()),
+    }
 }
