@@ -8,7 +8,7 @@ use std::{
 
 use actix_web::dev::ServerHandle;
 use prometheus_client::registry::Registry;
-use protocol::{NodeId, ShardId};
+use protocol::{ByteSize, NodeId, ShardId};
 use raft_store::{MetaChange, Observer, ShardChange, Store};
 use tokio::runtime::{Builder, Runtime};
 
@@ -335,8 +335,9 @@ async fn backend(config: &Config, api_addr: SocketAddr, work: &Runtime) -> Resul
         BackendChoice::Auto | BackendChoice::Process => {
             let mut sandbox = SandboxConfig::new(config.data_dir.join("sandbox"), api_addr.port());
             sandbox.unsafe_no_sandbox = config.containers.unsafe_no_sandbox;
-            let process = ProcessConfig::from_environment(sandbox, config.data_dir.join("containers"))
+            let mut process = ProcessConfig::from_environment(sandbox, config.data_dir.join("containers"))
                 .map_err(NodeError::io("the path of this program"))?;
+            process.log_capacity = ByteSize::mib(config.limits.logs_mb.max.into());
             let backend = on(work, ProcessBackend::start(process)).await?;
             Ok(Arc::new(backend))
         }
