@@ -21,3 +21,6 @@ pub use self::{
     limits::LimitsUpdate,
     users::{Credentials, CredentialsError, IdentityEntry, NamespaceCredentials, NewUser, UserError, Users},
 };
+
+#[cfg(test)]
+mod tests;

@@ -58,11 +58,23 @@ enum CliError {
     /// There is nobody to ask.
     #[error("{0}")]
     NoNode(String),
-    #[error("{0:#}")]
+    #[error("{}", told(.0))]
     Failed(anyhow::Error),
     /// The arguments fit the grammar and still make no sense.
     #[error("{0}")]
     Usage(String),
+}
+
+/// The error and its causes on one line. Our own errors tell their cause already, others do not.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 impl CliError {
