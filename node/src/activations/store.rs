@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use protocol::{
-    Activation, SessionId,
+    Activation, ActivationId, SessionId,
     command::{Finish, INLINE_LOGS, ShardOp, ShardReply},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -50,14 +50,14 @@ impl Records {
             for lines in long_logs(&mut record.logs) {
                 let namespace = record.namespace.clone();
                 let op = ShardOp::LogPart { session: self.session, namespace, id, part: log_parts, lines };
-                if self.propose(shard, op, &record).await.is_none() {
+                if self.propose(shard, op, &id).await.is_none() {
                     return;
                 }
                 log_parts += 1;
             }
         }
-        let op = ShardOp::Finish(Box::new(Finish { session: self.session, record: record.clone(), log_parts, store }));
-        match self.propose(shard, op, &record).await {
+        let op = ShardOp::Finish(Box::new(Finish { session: self.session, record, log_parts, store }));
+        match self.propose(shard, op, &id).await {
             Some(ShardReply::Finished) | None => {}
             Some(ShardReply::Dropped) => tracing::info!(activation_id = %id, "the activation had its record already"),
             Some(reply) => tracing::warn!(activation_id = %id, ?reply, "the record was refused"),
@@ -65,17 +65,17 @@ impl Records {
         drop(place);
     }
 
-    async fn propose(&self, shard: protocol::ShardId, op: ShardOp, record: &Activation) -> Option<ShardReply> {
+    async fn propose(&self, shard: protocol::ShardId, op: ShardOp, id: &ActivationId) -> Option<ShardReply> {
         let mut pause = FIRST_RETRY;
         loop {
             match self.groups.propose_shard(shard, op.clone()).await {
                 Ok(reply) => return Some(reply),
                 Err(error @ (ProposeError::Stopped | ProposeError::Fatal(_) | ProposeError::TooLarge { .. })) => {
-                    tracing::error!(activation_id = %record.activation_id, %error, "the record is lost to this process");
+                    tracing::error!(activation_id = %id, %error, "the record is lost to this process");
                     return None;
                 }
                 Err(error) => {
-                    tracing::warn!(activation_id = %record.activation_id, %error, "record not committed yet, trying again");
+                    tracing::warn!(activation_id = %id, %error, "record not committed yet, trying again");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LAST_RETRY);
                 }

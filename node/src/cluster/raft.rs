@@ -327,4 +327,64 @@ mod tests {
         assert!(next.taken_over.is_empty());
         second.shutdown().await;
     }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn records_wait_for_company_and_nothing_else_does() {
+        use protocol::{
+            Activation, ActivationId, ActivationStatus,
+            activation::Response,
+            command::Finish,
+            entity::{Parameters, SemVer},
+        };
+        let dir = tempfile::tempdir().expect("a folder");
+        let groups = start(dir.path()).await;
+        let session = session::open(&groups, "one").await.expect("a session").session;
+        let name = || EntityName::new("guest").expect("a name");
+        let shard = groups.shard_of(&name());
+        let finish = || {
+            let now_ms = clock::unix_ms();
+            let record = Activation {
+                namespace: name(),
+                name: name(),
+                version: SemVer::FIRST,
+                subject: "guest".to_owned(),
+                activation_id: ActivationId::new(now_ms),
+                cause: None,
+                start_ms: now_ms,
+                end_ms: Some(now_ms),
+                duration_ms: Some(0),
+                response: Response { status: ActivationStatus::Success, result: None, size: None },
+                logs: Vec::new(),
+                annotations: Parameters::default(),
+                publish: false,
+                filter_name: "guest".to_owned(),
+            };
+            ShardOp::Finish(Box::new(Finish { session, record, log_parts: 0, store: true }))
+        };
+        let entries = || groups.store().flush_stats().entries;
+        let before = entries();
+        let mut waiting = tokio::task::JoinSet::new();
+        for _ in 0..100 {
+            let (groups, op) = (groups.clone(), finish());
+            waiting.spawn(async move { groups.propose_shard(shard, op).await });
+        }
+        while let Some(reply) = waiting.join_next().await {
+            assert!(matches!(reply.expect("no panic"), Ok(ShardReply::Finished)));
+        }
+        assert!(entries() - before < 50, "{} entries for 100 records", entries() - before);
+
+        // What cannot wait goes at once and takes the records along: both are in one entry.
+        let mut together = false;
+        for _ in 0..20 {
+            let before = entries();
+            let unknown = ShardOp::Start { id: ActivationId::new(clock::unix_ms()), session, attempt: 0 };
+            let (record, start) =
+                tokio::join!(groups.propose_shard(shard, finish()), groups.propose_shard(shard, unknown));
+            assert!(matches!(record, Ok(ShardReply::Finished)));
+            assert!(start.is_ok());
+            together |= entries() - before == 1;
+        }
+        assert!(together, "a record never travelled with a start");
+        groups.shutdown().await;
+    }
 }

@@ -146,7 +146,7 @@ impl Backend for SimulatedBackend {
     }
 
     async fn create(&self, spec: ContainerSpec) -> Result<Box<dyn Container>, CreateError> {
-        tokio::time::sleep(self.config.start).await;
+        take(self.config.start).await;
         if let Some(error) = self.shared.failures.lock().pop_front() {
             return Err(error);
         }
@@ -331,7 +331,7 @@ impl Process {
         for line in &step.stderr {
             self.write(Stream::Stderr, line);
         }
-        tokio::time::sleep(step.after_ms.map_or(time, Duration::from_millis)).await;
+        take(step.after_ms.map_or(time, Duration::from_millis)).await;
         // The same goes for a process that was frozen while it ran.
         if self.paused.wait_for(|paused| !paused).await.is_err() {
             return false;
@@ -400,6 +400,13 @@ fn parse_request(bytes: &[u8]) -> std::io::Result<Option<(String, usize, usize)>
         .and_then(|header| std::str::from_utf8(header.value).ok()?.parse().ok())
         .ok_or_else(|| std::io::Error::other("a request without Content-Length"))?;
     Ok(Some((request.path.unwrap_or_default().to_owned(), start, length)))
+}
+
+/// Sleeps for `time`. No time is none: the timer alone would round it up to a millisecond.
+async fn take(time: Duration) {
+    if !time.is_zero() {
+        tokio::time::sleep(time).await;
+    }
 }
 
 #[cfg(test)]
