@@ -110,9 +110,9 @@ pub struct Node {
     servers: Vec<ServerHandle>,
     admin: Admin,
     /// Dropped last: openraft and the proposers, which must never wait behind requests.
-    raft: Runtime,
+    raft: Threads,
     /// Accepted work, and all that containers need.
-    work: Runtime,
+    work: Threads,
 }
 
 impl Node {
@@ -301,9 +301,8 @@ impl Node {
             tracing::warn!(killed, "containers were still in use and were killed");
         }
         on(&raft, async move { groups.shutdown().await }).await;
-        // A runtime must not be dropped where others wait.
-        work.shutdown_background();
-        raft.shutdown_background();
+        drop(work);
+        drop(raft);
     }
 }
 
@@ -316,13 +315,33 @@ async fn on<T: Send + 'static>(runtime: &Runtime, future: impl Future<Output = T
     }
 }
 
-fn runtime(name: &str) -> Result<Runtime, NodeError> {
-    Builder::new_multi_thread()
+/// A runtime that ends without waiting, as it is dropped where others wait: also when a start fails halfway.
+struct Threads(Option<Runtime>);
+
+impl std::ops::Deref for Threads {
+    type Target = Runtime;
+
+    fn deref(&self) -> &Runtime {
+        self.0.as_ref().expect("it is taken only when dropped")
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn runtime(name: &str) -> Result<Threads, NodeError> {
+    let runtime = Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name(name)
         .enable_all()
         .build()
-        .map_err(NodeError::io("cannot start threads"))
+        .map_err(NodeError::io("cannot start threads"))?;
+    Ok(Threads(Some(runtime)))
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, NodeError> {

@@ -136,12 +136,10 @@ async fn what_is_no_login() {
         assert_eq!(fixture.header(header, minute as u64 * 60_000), Err(error), "{header:?}");
     }
     let nothing = fixture.authenticator.authenticate(None, HERE, 0).unwrap_err();
-    assert_eq!(
-        nothing.message(),
-        "The resource requires authentication, which was not supplied with the request"
-    );
+    assert_eq!(nothing.message(), "The resource requires authentication, which was not supplied with the request");
     assert_eq!(AuthError::Invalid.message(), "The supplied authentication is invalid");
-    for header in [format!("basic {good}"), format!("BASIC   {good}"), format!("Basic {}", good.trim_end_matches('='))] {
+    for header in [format!("basic {good}"), format!("BASIC   {good}"), format!("Basic {}", good.trim_end_matches('='))]
+    {
         assert!(fixture.header(&header, 0).is_ok(), "{header:?}");
     }
 }
@@ -182,7 +180,10 @@ async fn blocking_ends_logins_until_unblocked() {
     assert_eq!(fixture.login(&made), Err(AuthError::Invalid));
     fixture.users.set_blocked("alice", false).await.unwrap();
     assert!(fixture.login(&made).is_ok());
-    assert_eq!(text(fixture.users.set_blocked("nobody", true).await), "Failed to get subject (\"nobody\" does not exist)");
+    assert_eq!(
+        text(fixture.users.set_blocked("nobody", true).await),
+        "Failed to get subject (\"nobody\" does not exist)"
+    );
 }
 
 #[tokio::test]
@@ -190,10 +191,7 @@ async fn deleting_a_namespace_or_a_subject_ends_its_keys() {
     let fixture = Fixture::new().await;
     let made = fixture.create("alice", None).await.unwrap().credentials;
     let team = fixture.create("alice", Some("team")).await.unwrap().credentials;
-    assert_eq!(
-        text(fixture.users.delete("alice", Some("x")).await),
-        "Namespace \"x\" does not exist for \"alice\""
-    );
+    assert_eq!(text(fixture.users.delete("alice", Some("x")).await), "Namespace \"x\" does not exist for \"alice\"");
     fixture.users.delete("alice", Some("team")).await.unwrap();
     assert_eq!(fixture.login(&team), Err(AuthError::Invalid));
     assert!(fixture.login(&made).is_ok());
@@ -238,10 +236,7 @@ async fn two_subjects_may_share_a_namespace_but_never_a_uuid() {
     assert_eq!((found.subject.as_str(), found.namespace.as_str()), ("alice", "team"));
     let guess = Credentials { key: "x".repeat(64), ..alice };
     assert_eq!(text(fixture.users.whois(&guess).await), "Subject id is not recognized");
-    assert_eq!(
-        text(fixture.users.get("alice", Some("x")).await),
-        "namespace \"x\" not found for \"alice\""
-    );
+    assert_eq!(text(fixture.users.get("alice", Some("x")).await), "namespace \"x\" not found for \"alice\"");
 }
 
 #[tokio::test]

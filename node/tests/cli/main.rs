@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 
 use node::{Node, WHISP};
 
-const GUEST: &str = "23bc46b1-71f6-4ed5-8c54-816aa4f8c502:123zO3xZCLrMN6v2BKK1dXYFpXlPkccOFqm12CdAsMgRU4VrNZ9lyGVCGuMDGIwP";
+const GUEST: &str =
+    "23bc46b1-71f6-4ed5-8c54-816aa4f8c502:123zO3xZCLrMN6v2BKK1dXYFpXlPkccOFqm12CdAsMgRU4VrNZ9lyGVCGuMDGIwP";
 
 /// Runs `whisp` to its end, with nothing of ours in its environment.
 fn whisp(arguments: &[&str]) -> Output {
@@ -40,7 +41,8 @@ fn is_one_line(text: &str) -> bool {
 fn get(address: &str, path: &str, key: &str) -> (u16, Value) {
     let mut stream = TcpStream::connect(address).unwrap();
     let key = STANDARD.encode(key);
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {key}\r\nConnection: close\r\n\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {key}\r\nConnection: close\r\n\r\n")
+        .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
@@ -53,7 +55,9 @@ fn a_node_is_started_shown_and_stopped() {
     let node = Node::start(&["--dev", "--node-name", "probe"]);
     let (code, text, _) = told(&node.ask(&["status"]));
     assert_eq!(code, 0);
-    for part in ["node        probe (id 1), whisp 0.1.0", "dev: everybody knows the guest key", "simulated", "meta: leader 1"] {
+    for part in
+        ["node        probe (id 1), whisp 0.1.0", "dev: everybody knows the guest key", "simulated", "meta: leader 1"]
+    {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
     let status = node.status();
@@ -225,11 +229,12 @@ fn a_start_that_cannot_be_says_why_in_one_line() {
 #[test]
 fn whom_to_ask_is_said_when_nobody_answers() {
     let dir = tempfile::tempdir().unwrap();
-    for (path, part) in [
-        (dir.path().join("nowhere"), "is no data directory of a node"),
-        (dir.path().to_owned(), "no node runs on"),
-    ] {
-        for command in [&["status"][..], &["user", "get", "alice"], &["user", "block", "alice"], &["limits", "get", "x"]] {
+    for (path, part) in
+        [(dir.path().join("nowhere"), "is no data directory of a node"), (dir.path().to_owned(), "no node runs on")]
+    {
+        for command in
+            [&["status"][..], &["user", "get", "alice"], &["user", "block", "alice"], &["limits", "get", "x"]]
+        {
             let (code, out, error) = told(&whisp(&[command, &["--data-dir", path.to_str().unwrap()]].concat()));
             assert_eq!((code, out.as_str()), (3, ""), "{error}");
             assert!(is_one_line(&error) && error.contains(part), "{error}");
