@@ -86,6 +86,13 @@ fn an_activation_ends_in_its_record_though_the_client_resets_the_connection() {
     assert_eq!(reply.status, 200, "{}", reply.text);
 }
 
+/// Containers that run something.
+fn busy(node: &TestNode) -> u64 {
+    let status = node.status();
+    let actions = status["containers"]["actions"].as_array().cloned().unwrap_or_default();
+    actions.iter().filter_map(|action| action["busy"].as_u64()).sum()
+}
+
 #[test]
 fn a_stopping_node_answers_what_runs_and_leaves_nothing() {
     for signal in [Signal::TERM, Signal::INT] {
@@ -97,12 +104,14 @@ fn a_stopping_node_answers_what_runs_and_leaves_nothing() {
                     let api = &api;
                     let action = if index % 2 == 0 { "slow-node" } else { "slow-python" };
                     scope.spawn(move || {
-                        api.request("POST", &format!("/actions/{action}?blocking=true"), Some(&json!({ "ms": 3000 })))
+                        api.request("POST", &format!("/actions/{action}?blocking=true"), Some(&json!({ "ms": 4000 })))
                     })
                 })
                 .collect();
-            // All of them run when the signal comes: each container has answered nothing yet.
-            thread::sleep(Duration::from_millis(1500));
+            wait::eventually(Duration::from_secs(30), "all of them to run", || {
+                let busy = busy(&node);
+                if busy == 6 { Ok(()) } else { Err(format!("{busy} containers are busy")) }
+            });
             let accepted = api.fire("slow-python", &json!({ "ms": 100 }));
             let processes = proc::descendants(node.pid());
             let stopping = Instant::now();
@@ -110,7 +119,7 @@ fn a_stopping_node_answers_what_runs_and_leaves_nothing() {
             for call in running {
                 let reply = call.join().expect("the client did not panic").expect("the call was answered");
                 assert_eq!(reply.status, 200, "{}", reply.text);
-                assert_eq!(reply.json()["response"]["result"], json!({ "ms": 3000 }));
+                assert_eq!(reply.json()["response"]["result"], json!({ "ms": 4000 }));
             }
             let status = node.ended(Duration::from_secs(30));
             assert!(status.success(), "{signal:?}: {status}:\n{}", node.log());
