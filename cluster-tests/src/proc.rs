@@ -134,16 +134,18 @@ pub fn mounts() -> Vec<String> {
     table.lines().filter_map(|line| line.split(' ').nth(4).map(str::to_owned)).collect()
 }
 
-/// Control groups of the node `pid`, in all hierarchies, whether or not a process is in them. They are told by the name
-/// that those of its running processes have in common, `whisp-…`.
-pub fn cgroups_of(pid: i32) -> usize {
-    let label = descendants(pid).iter().find_map(|process| {
+/// The name that all control groups of the node `pid` have in common, `whisp-…`, told by its running processes.
+pub fn cgroup_label(pid: i32) -> Option<String> {
+    descendants(pid).iter().find_map(|process| {
         let table = fs::read_to_string(format!("/proc/{}/cgroup", process.pid)).ok()?;
         table.split(['/', '\n']).find(|part| part.starts_with("whisp-")).map(str::to_owned)
-    });
-    let Some(label) = label else { return 0 };
+    })
+}
+
+/// Control groups whose path contains `label`, in all hierarchies, whether or not a process is in them.
+pub fn cgroups(label: &str) -> Vec<String> {
     let (names, _) = files(Path::new("/sys/fs/cgroup"));
-    names.iter().filter(|name| name.contains(&label) && Path::new(name).is_dir()).count()
+    names.into_iter().filter(|name| name.contains(label) && Path::new(name).is_dir()).collect()
 }
 
 /// Files and folders below `folder`, and the bytes of the files.

@@ -10,6 +10,7 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use cluster_tests::{
     client::{ActionOptions, Api},
+    is_root, machine,
     node::{Options, TestNode, program},
     proc, wait,
 };
@@ -93,8 +94,27 @@ fn busy(node: &TestNode) -> u64 {
     actions.iter().filter_map(|action| action["busy"].as_u64()).sum()
 }
 
+/// Interfaces and firewall rules of this machine.
+fn network() -> Vec<String> {
+    let text = machine::run("ip", &["-oneline", "link"]) + &machine::run("iptables-save", &[]);
+    // Chains that are there once a table was used, comments with the time.
+    text.lines().filter(|line| !line.starts_with([':', '#', '*', 'C'])).map(str::to_owned).collect()
+}
+
 #[test]
 fn a_stopping_node_answers_what_runs_and_leaves_nothing() {
+    if is_root() {
+        machine::own(|| {
+            let before = network();
+            stop_by_signals();
+            assert_eq!(network(), before, "the node left interfaces or rules");
+        });
+    } else {
+        stop_by_signals();
+    }
+}
+
+fn stop_by_signals() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut node = node();
         let api = node.api();
@@ -114,6 +134,8 @@ fn a_stopping_node_answers_what_runs_and_leaves_nothing() {
             });
             let accepted = api.fire("slow-python", &json!({ "ms": 100 }));
             let processes = proc::descendants(node.pid());
+            let label = proc::cgroup_label(node.pid());
+            assert!(!is_root() || label.is_some(), "root's containers are in no control group");
             let stopping = Instant::now();
             node.signal(signal);
             for call in running {
@@ -126,6 +148,8 @@ fn a_stopping_node_answers_what_runs_and_leaves_nothing() {
             eprintln!("{signal:?}: the node stopped {:?} after the signal", stopping.elapsed());
             let left: Vec<_> = processes.iter().filter(|process| process.is_alive()).collect();
             assert!(left.is_empty(), "{left:?} are left");
+            let groups = label.map_or_else(Vec::new, |label| proc::cgroups(&label));
+            assert!(groups.is_empty(), "{groups:?} are left");
             accepted
         });
         assert!(!node.data_dir().join("admin.sock").exists(), "the admin socket is left");

@@ -5,7 +5,7 @@ use std::{
     collections::{HashMap, HashSet},
     net::TcpListener,
     sync::{
-        Mutex,
+        Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
@@ -30,6 +30,9 @@ const HELD: usize = 8;
 const UNSTARTED: usize = 500;
 /// Everything accepted must have ended so long after the restart began.
 const RECOVERY: Duration = Duration::from_secs(30);
+
+/// These tests have deadlines that are promises; they do not take each other's time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// When the node dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +59,7 @@ fn accepted_work_runs_once_after_a_kill_without_a_sandbox() {
 }
 
 fn rounds(listener: TcpListener, unsafe_no_sandbox: bool) {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let seed = rand::random();
     eprintln!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
@@ -256,6 +260,7 @@ struct Acknowledged {
 #[test]
 fn acknowledged_writes_are_there_after_a_kill() {
     const KILLS: usize = 6;
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let seed = rand::random();
     eprintln!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);

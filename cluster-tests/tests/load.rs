@@ -147,7 +147,7 @@ fn settled(node: &TestNode) -> Footprint {
         sockets: descriptors.iter().filter(|target| target.starts_with("socket:")).count(),
         descriptors: descriptors.len(),
         namespaces: kinds.iter().map(|kind| proc::namespaces_below(node.pid(), kind)).sum(),
-        cgroups: proc::cgroups_of(node.pid()),
+        cgroups: proc::cgroup_label(node.pid()).map_or(0, |label| proc::cgroups(&label).len()),
         mounts: proc::mounts().len(),
         interfaces: output("ip", &["-oneline", "link"]),
         rules: output("iptables-save", &[]),
