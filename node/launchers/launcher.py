@@ -1,7 +1,8 @@
 """Runs one Python action: the OpenWhisk action-proxy contract over the socket that is inherited as descriptor 3.
 
 Usage: python launcher.py WHISP           WHISP: the program whose `unpack` extracts archives
-       python launcher.py WHISP --zygote  wait for orders on descriptor 3 and fork such a process for each
+
+Or forked by `zygote.py`, which calls `serve`.
 
 Behaviour and texts follow apache/openwhisk-runtime-python (`launcher.py`, `compile`) behind the proxy of
 apache/openwhisk-runtime-go. What is kept here before user code loads cannot be replaced by it.
@@ -20,6 +21,9 @@ CANNOT_START = "Cannot start action. Check logs for details."
 NO_DICTIONARY = "The action did not return a dictionary or array."
 EXITED = "command exited"
 LONGEST_HEAD = 65536
+
+# What this program itself needs. A zygote loads more ahead; an action's own module must win over that.
+LOADED = frozenset(sys.modules)
 
 
 class Refusal(Exception):
@@ -164,6 +168,7 @@ class Launcher:
             with open(source, "wb") as file:
                 file.write(code)
         sys.path.insert(0, folder)
+        self.forget_shadowed(folder)
         self.activate_virtualenv(os.path.join(folder, "virtualenv"))
         return source, compile(code, source, "exec", dont_inherit=True)
 
@@ -174,6 +179,13 @@ class Launcher:
         done = subprocess.run([self.unpacker, "unpack", format, folder], input=archive, stdout=subprocess.DEVNULL)
         if done.returncode != 0:
             raise Refusal(502, "There was an error uncompressing the action archive.")
+
+    def forget_shadowed(self, folder):
+        """Makes the action's modules win over those of the same name that were loaded ahead."""
+        own = {name.split(".")[0] for name in os.listdir(folder)}
+        for name in list(sys.modules):
+            if name.split(".")[0] in own and name not in LOADED:
+                del sys.modules[name]
 
     def activate_virtualenv(self, folder):
         if not os.path.isdir(folder):
@@ -287,180 +299,7 @@ def serve(unpacker):
     os._exit(code)
 
 
-# ---- the zygote -----------------------------------------------------------------------------------------------------
-
-
-# What a forked process reports when it is where it belongs.
-INSIDE = b"inside"
-
-
-def warm():
-    """Loads what most actions use, once for all processes that are forked from this one."""
-    import importlib
-
-    for name in (
-        "argparse asyncio calendar codecs collections concurrent.futures contextlib copy csv ctypes datetime decimal "
-        "email.message email.parser encodings.idna enum fcntl fractions functools gzip hashlib heapq hmac html http.client "
-        "http.cookies importlib.util inspect io itertools json linecache logging math mimetypes operator pathlib pickle "
-        "platform queue random re resource secrets select selectors shutil signal ssl statistics string struct subprocess "
-        "tempfile textwrap threading time types typing unicodedata urllib.parse urllib.request uuid xml.etree.ElementTree "
-        "zipfile zlib"
-    ).split():
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            pass  # a Python built without it
-
-
-def receive_order(control):
-    """One message and its descriptors, or None at the end."""
-    import array
-
-    fds = array.array("i")
-    message, ancillary, _, _ = control.recvmsg(1 << 20, socket.CMSG_SPACE(32 * fds.itemsize))
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-    return (json.loads(message), list(fds)) if message else None
-
-
-def zygote(unpacker):
-    """Forks a launcher for each order on descriptor 3.
-
-    An order is the JSON `{"env": {...}, "join": steps}`, where the steps are those of the sandbox (`JoinSteps`); its
-    descriptors are stdin, stdout, stderr, the connection, and those that the steps refer to. Each is answered with
-    `{"pid": ...}`, the first process that was forked for it, or with `{"error": ...}`.
-    """
-    import gc
-    import signal
-
-    warm()
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    control = socket.socket(fileno=3)
-    # The kernel reaps children at once: the node watches over containers. It also hands those over whose parent left
-    # when they entered a pid namespace; some machines' first process would let them linger.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    check(libc.prctl(36, 1, 0, 0, 0), "PR_SET_CHILD_SUBREAPER")
-    gc.collect()
-    gc.freeze()
-    control.send(b'{"ready":true}')
-    while True:
-        order = receive_order(control)
-        if order is None:
-            return
-        request, fds = order
-        # The child reports here that it is inside; nothing of the user's has run until then.
-        reading, writing = os.pipe()
-        child = os.fork()
-        if child == 0:
-            try:
-                control.detach()
-                os.close(reading)
-                enter(libc, request, fds, writing)
-                serve(unpacker)
-            except BaseException:
-                try:
-                    os.write(writing, json.dumps({"error": traceback.format_exc()}).encode())
-                except OSError:
-                    traceback.print_exc()
-            os._exit(1)
-        os.close(writing)
-        for fd in fds:
-            os.close(fd)
-        answer = b""
-        while True:
-            piece = os.read(reading, 65536)
-            if not piece:
-                break
-            answer += piece
-        os.close(reading)
-        if answer == INSIDE:
-            answer = b'{"pid":%d}' % child
-        control.send(answer or b'{"error":"the forked process died"}')
-
-
-def check(result, step):
-    import ctypes
-
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, "%s: %s" % (step, os.strerror(number)))
-    return result
-
-
-def enter(libc, request, fds, report):
-    """Makes this process the container's: its descriptors, its environment, and the steps into its sandbox, in order."""
-    import fcntl
-    import resource
-    import signal
-
-    steps = request["join"]
-    os.setsid()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for index in steps["cgroups"]:
-        os.write(fds[4 + index], b"0")
-    for index in steps["namespaces"]:
-        check(libc.setns(fds[4 + index], 0), "setns")
-    if steps["namespaces"] and os.fork() != 0:
-        # Only children of a process that entered a pid namespace are in it.
-        os._exit(0)
-    # Everything that is still needed moves out of the way of 0 to 3.
-    fds = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for fd in fds]
-    report = fcntl.fcntl(report, fcntl.F_DUPFD_CLOEXEC, 100)
-    for number in range(4):
-        os.dup2(fds[number], number)
-    os.environ.clear()
-    os.environ.update(request["env"])
-    os.environ.update(dict(steps["env"]))
-    os.chdir(steps["work_dir"])
-    resource.setrlimit(resource.RLIMIT_NOFILE, (steps["nofile"], steps["nofile"]))
-    if steps["nproc"] is not None:
-        resource.setrlimit(resource.RLIMIT_NPROC, (steps["nproc"], steps["nproc"]))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    drop_privileges(libc, steps, fds)
-    os.write(report, INSIDE)
-    # Closes `report` too: from here on only 0 to 3 are left.
-    os.closerange(4, 1 << 16)
-    if steps["seccomp"]:
-        install_filter(libc, base64.b64decode(steps["seccomp"]))
-    check(libc.prctl(4, 1, 0, 0, 0), "PR_SET_DUMPABLE")
-
-
-def drop_privileges(libc, steps, fds):
-    import ctypes
-
-    user = steps["user"]
-    if user:
-        os.setgroups([])
-        os.setresgid(user["gid"], user["gid"], user["gid"])
-        os.setresuid(user["uid"], user["uid"], user["uid"])
-    if steps["drop_privileges"]:
-        header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-        check(libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
-        check(libc.prctl(38, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
-    if steps["ruleset"] is not None:
-        check(libc.syscall(446, fds[4 + steps["ruleset"]], 0), "landlock_restrict_self")
-
-
-def install_filter(libc, instructions):
-    import ctypes
-
-    class Program(ctypes.Structure):
-        _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
-
-    buffer = ctypes.create_string_buffer(instructions, len(instructions))
-    program = Program(len(instructions) // 8, ctypes.addressof(buffer))
-    # 317 on x86-64, 277 elsewhere; SECCOMP_SET_MODE_FILTER is 1.
-    number = 317 if os.uname().machine == "x86_64" else 277
-    check(libc.syscall(number, 1, 0, ctypes.byref(program)), "seccomp")
-
-
 if __name__ == "__main__":
-    program, mode = sys.argv[1], sys.argv[2:]
+    program = sys.argv[1]
     sys.argv = [""]
-    if mode == ["--zygote"]:
-        zygote(program)
-    else:
-        serve(program)
+    serve(program)

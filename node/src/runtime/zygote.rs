@@ -5,7 +5,7 @@
 //! the sandbox describes; the zygote holds no secret and no other container's descriptors. What all its children share,
 //! as on any fork server, is the seed of their string hashes and the layout of their memory.
 //!
-//! The other side is `launchers/launcher.py`, `zygote`.
+//! The other side is `launchers/zygote.py`.
 
 use std::{
     io::{self, IoSlice},
@@ -62,18 +62,18 @@ struct Answer {
 }
 
 impl Zygote {
-    /// Starts `python` on the `launcher` and waits until it is warm: blocking, tens to hundreds of milliseconds.
+    /// Starts `python` on `program`, our `zygote.py`, and waits until it is warm: blocking, tens to hundreds of milliseconds.
     /// `unpacker`: the program that the launcher unpacks archives with, as seen from inside containers.
     ///
     /// # Errors
     /// If the interpreter does not start or does not get warm.
-    pub fn start(python: &Path, launcher: &Path, unpacker: &Path) -> io::Result<Self> {
+    pub fn start(python: &Path, program: &Path, unpacker: &Path) -> io::Result<Self> {
         let (control, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         for timeout in [sockopt::Timeout::Recv, sockopt::Timeout::Send] {
             sockopt::set_socket_timeout(&control, timeout, Some(PATIENCE))?;
         }
         let mut command = Command::new(python);
-        command.args(PYTHON_OPTIONS).arg(launcher).arg(unpacker).arg("--zygote");
+        command.args(PYTHON_OPTIONS).arg(program).arg(unpacker);
         command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let theirs_fd = theirs.as_raw_fd();
         // SAFETY: `dup2`, `fcntl`, `setsid` and `close_range` are async-signal-safe. A copy has no close-on-exec flag.

@@ -176,6 +176,22 @@ async fn a_20_mb_archive_works() {
 }
 
 #[tokio::test]
+async fn own_modules_win_over_those_that_the_zygote_has_loaded() {
+    let fixture = Fixture::start().await;
+    let subject = subject(&fixture);
+    let start = b"import calendar, launcher, queue, html.parser\n\
+        def main(args): return {'own': [calendar.own, launcher.own, queue.own, html.parser.own]}"
+        .as_slice();
+    let own = b"own = 1".as_slice();
+    let files = ["calendar.py", "launcher.py", "queue/__init__.py", "html/__init__.py", "html/parser.py"];
+    let mut entries = vec![("__main__.py", start)];
+    entries.extend(files.map(|name| (name, own)));
+    let (status, result, logs) = once(&subject, binary(zip(&entries)), "main", json!({})).await;
+    assert_eq!((status, result), (ActivationStatus::Success, json!({"own": [1, 1, 1, 1]})), "{logs}");
+    fixture.stop().await;
+}
+
+#[tokio::test]
 async fn virtual_environments_are_activated() {
     let fixture = Fixture::start().await;
     let subject = subject(&fixture);
@@ -245,7 +261,7 @@ fn zygotes_of(folder: &std::path::Path) -> Vec<rustix::process::Pid> {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
         let status = std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
         let command = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
-        if status.contains(&own) && command.contains(folder) && command.ends_with("\0--zygote\0") {
+        if status.contains(&own) && command.contains(folder) && command.contains("/zygote.py\0") {
             found.extend(rustix::process::Pid::from_raw(pid));
         }
     }

@@ -98,6 +98,8 @@ pub struct ProcessBackend {
 struct Launchers {
     node: PathBuf,
     python: PathBuf,
+    /// Runs outside of containers, beside `python`.
+    zygote: PathBuf,
     program: PathBuf,
 }
 
@@ -130,9 +132,10 @@ impl ProcessBackend {
         let inside = Launchers {
             node: host.visible(&launchers.node),
             python: host.visible(&launchers.python),
+            zygote: launchers.zygote.clone(),
             program: host.visible(&launchers.program),
         };
-        let zygotes = Arc::new(Zygotes::new(launchers.python, inside.program.clone()));
+        let zygotes = Arc::new(Zygotes::new(launchers.zygote, inside.program.clone()));
         if let Some(python) = default_python(&interpreters).filter(|_| config.warm_zygote) {
             zygotes.warm(python.clone());
         }
@@ -337,6 +340,7 @@ fn write_launchers(state_dir: &Path, program: &Path) -> Result<Launchers, StartE
     Ok(Launchers {
         node: write("launcher.js", include_str!("../../../launchers/launcher.js"))?,
         python: write("launcher.py", include_str!("../../../launchers/launcher.py"))?,
+        zygote: write("zygote.py", include_str!("../../../launchers/zygote.py"))?,
         program: program.canonicalize().map_err(failed(program))?,
     })
 }

@@ -8,8 +8,9 @@ use tokio::time::Instant;
 use super::output::Output;
 use crate::containers::backend::{CollectedLogs, Connection, Container, LogRequest, sandbox::Sandbox};
 
-/// How long the reason of an end is looked for, and how often.
-const REASON_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the reason of an end is looked for, and how often. The kernel counts a kill before it kills, so what is not
+/// known now will hardly be; upstream's two seconds are for Docker, which tells it late.
+const REASON_PATIENCE: Duration = Duration::from_millis(100);
 const REASON_POLL: Duration = Duration::from_millis(5);
 
 /// Dropping it kills its processes.

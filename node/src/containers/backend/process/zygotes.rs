@@ -18,15 +18,15 @@ use crate::{
 pub(super) type Slot = Arc<Mutex<Option<Zygote>>>;
 
 pub(super) struct Zygotes {
-    launcher: PathBuf,
+    program: PathBuf,
     /// As seen from inside containers.
     unpacker: PathBuf,
     slots: Mutex<HashMap<String, Slot>>,
 }
 
 impl Zygotes {
-    pub fn new(launcher: PathBuf, unpacker: PathBuf) -> Self {
-        Self { launcher, unpacker, slots: Mutex::default() }
+    pub fn new(program: PathBuf, unpacker: PathBuf) -> Self {
+        Self { program, unpacker, slots: Mutex::default() }
     }
 
     /// Starts `interpreter`'s zygote beside whatever else goes on.
@@ -45,12 +45,12 @@ impl Zygotes {
         if slot.try_lock().is_some_and(|zygote| zygote.is_some()) {
             return Ok(slot);
         }
-        let (launcher, unpacker) = (self.launcher.clone(), self.unpacker.clone());
-        let (program, kind) = (interpreter.program.clone(), interpreter.kind.clone());
+        let (program, unpacker) = (self.program.clone(), self.unpacker.clone());
+        let (python, kind) = (interpreter.program.clone(), interpreter.kind.clone());
         let filled = tokio::task::spawn_blocking(move || {
             let mut zygote = slot.lock();
             if zygote.is_none() {
-                let started = Zygote::start(&program, &launcher, &unpacker)?;
+                let started = Zygote::start(&python, &program, &unpacker)?;
                 info!(kind, pid = started.id(), "interpreter warmed");
                 *zygote = Some(started);
             }
