@@ -95,6 +95,14 @@ impl Interpreter {
         })
     }
 
+    /// The kind of actions that this interpreter runs, such as `python:3.11`.
+    #[must_use]
+    pub fn kind(&self) -> String {
+        let parts = if self.runtime == Runtime::Nodejs { 1 } else { 2 };
+        let version: Vec<&str> = self.version.split('.').take(parts).collect();
+        format!("{}:{}", self.runtime.name(), version.join("."))
+    }
+
     fn command(&self, socket: &Path) -> Command {
         let mut command = Command::new(&self.program);
         if self.runtime == Runtime::Python {

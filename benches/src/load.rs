@@ -44,13 +44,15 @@ pub struct Sample {
     /// Nanoseconds of good calls.
     pub latency: Histogram<u64>,
     pub elapsed: Duration,
+    /// All calls that were answered, those before and after the measured time included.
+    pub answered: u64,
     pub failures: u64,
     pub first_failure: Option<String>,
 }
 
 impl Sample {
     fn new() -> Sample {
-        Sample { latency: histogram(), elapsed: Duration::ZERO, failures: 0, first_failure: None }
+        Sample { latency: histogram(), elapsed: Duration::ZERO, answered: 0, failures: 0, first_failure: None }
     }
 
     /// Good calls per second.
@@ -101,6 +103,7 @@ pub async fn closed_loop(
                 let outcome = caller.call(client, turn).await;
                 let end = Instant::now();
                 let mut sample = sample.borrow_mut();
+                sample.answered += 1;
                 match outcome {
                     // A call that the end cut in two would make the loop look longer than it is.
                     Ok(()) if start >= measured_from && end <= until => {
@@ -148,6 +151,7 @@ pub async fn open_loop(
                 let outcome = caller.call(client, turn).await;
                 let took = start.elapsed();
                 let mut sample = sample.borrow_mut();
+                sample.answered += 1;
                 match outcome {
                     Ok(()) if start >= measured_from => sample.latency.saturating_record(took.as_nanos() as u64),
                     Ok(()) => {}

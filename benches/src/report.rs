@@ -1,6 +1,9 @@
 //! The outcome: rows of latency and rate with ratios to their floor, facts, and budgets met or missed.
 
-use std::fmt::{self, Display, Formatter};
+use std::{
+    fmt::{self, Display, Formatter},
+    time::Duration,
+};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -41,6 +44,9 @@ pub struct Row {
     pub p50_range_us: (f64, f64),
     pub calls: u64,
     pub failures: u64,
+    /// Processor time of the node per call, on all its threads, what it does after the answer included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_cpu_us: Option<f64>,
     /// `None`: this is a floor.
     pub over_floor: Option<OverFloor>,
 }
@@ -100,6 +106,9 @@ pub struct Rounds {
     calls: u64,
     failures: u64,
     first_failure: Option<String>,
+    /// Processor time of the node, and the calls it was used for.
+    cpu: Duration,
+    cpu_calls: u64,
 }
 
 struct Round {
@@ -112,7 +121,23 @@ impl Rounds {
     #[must_use]
     pub fn new(system: impl Into<String>, load: impl Into<String>) -> Rounds {
         let (system, load) = (system.into(), load.into());
-        Rounds { system, load, rounds: Vec::new(), calls: 0, failures: 0, first_failure: None }
+        Rounds {
+            system,
+            load,
+            rounds: Vec::new(),
+            calls: 0,
+            failures: 0,
+            first_failure: None,
+            cpu: Duration::ZERO,
+            cpu_calls: 0,
+        }
+    }
+
+    /// Adds a round during which the node used `cpu`.
+    pub fn add_with_cpu(&mut self, sample: Sample, cpu: Duration) {
+        self.cpu += cpu;
+        self.cpu_calls += sample.answered;
+        self.add(sample);
     }
 
     pub fn add(&mut self, sample: Sample) {
@@ -139,6 +164,7 @@ impl Rounds {
             p50_range_us: range(&p50),
             calls: self.calls,
             failures: self.failures,
+            node_cpu_us: Some(self.cpu.as_secs_f64() * 1e6 / self.cpu_calls as f64).filter(|_| self.cpu_calls > 0),
             over_floor: None,
         };
         row.over(floor)
@@ -166,6 +192,7 @@ impl Row {
             p50_range_us: (microseconds(timings, 0.0), microseconds(timings, 1.0)),
             calls: timings.len(),
             failures: 0,
+            node_cpu_us: None,
             over_floor: None,
         }
     }
@@ -239,6 +266,9 @@ fn write_row(f: &mut Formatter<'_>, row: &Row, width: usize) -> fmt::Result {
         Some(over) => {
             write!(f, "p50 {:+.0} us ({:.2} x), rate {:.2} x", over.added_p50_us, over.p50_ratio, over.rate_ratio)?
         }
+    }
+    if let Some(cpu) = row.node_cpu_us {
+        write!(f, ", node {cpu:.0} us of CPU")?;
     }
     if row.failures > 0 {
         write!(f, ", {} FAILED", row.failures)?;

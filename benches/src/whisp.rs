@@ -177,12 +177,12 @@ impl Whisp {
         Ok(serde_json::from_slice(answer.body)?)
     }
 
-    /// Stores a no-op action for `runtime` with OpenWhisk's default limits.
+    /// Stores a no-op action of `kind`, such as `nodejs:default`, with OpenWhisk's default limits.
     ///
     /// # Errors
     /// If the node refuses it.
-    pub async fn put_noop(&self, name: &str, runtime: Runtime) -> anyhow::Result<()> {
-        let body = json!({ "exec": { "kind": format!("{}:default", runtime.name()), "code": runtime.noop() } });
+    pub async fn put_noop(&self, name: &str, runtime: Runtime, kind: &str) -> anyhow::Result<()> {
+        let body = json!({ "exec": { "kind": kind, "code": runtime.noop() } });
         self.call(&self.request("PUT", &format!("/actions/{name}?overwrite=true"), body.to_string().as_bytes()))
             .await?;
         Ok(())

@@ -70,7 +70,7 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Section> {
 
 impl System {
     async fn prepare(node: Whisp, backend: Backend) -> anyhow::Result<System> {
-        node.put_noop(ACTION, Runtime::Nodejs).await?;
+        node.put_noop(ACTION, Runtime::Nodejs, "nodejs:default").await?;
         let target = Target::fixed(node.address(), node.accepted_invoke(ACTION), 202);
         let name = match backend {
             Backend::Process => "whisp, run by nodejs",

@@ -6,7 +6,7 @@ use hdrhistogram::Histogram;
 
 use super::Bench;
 use crate::{
-    floor::Runtime,
+    floor::{Interpreter, Runtime},
     http::Client,
     load::histogram,
     report::{Budget, Row, Section},
@@ -34,7 +34,7 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Section> {
             record(&mut floors[at], interpreter.time_start().await?);
             for ((node, _), starts) in nodes.iter().zip(&mut starts) {
                 let name = format!("first{round}{}", interpreter.runtime.name());
-                record(&mut starts[at], first_invocation(node, &name, interpreter.runtime).await?);
+                record(&mut starts[at], first_invocation(node, &name, interpreter).await?);
             }
         }
     }
@@ -64,8 +64,8 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Section> {
 }
 
 /// Stores a new action, waits until the node is at rest, and times its first invocation from request to result.
-async fn first_invocation(node: &Whisp, name: &str, runtime: Runtime) -> anyhow::Result<Duration> {
-    node.put_noop(name, runtime).await?;
+async fn first_invocation(node: &Whisp, name: &str, interpreter: &Interpreter) -> anyhow::Result<Duration> {
+    node.put_noop(name, interpreter.runtime, &interpreter.kind()).await?;
     let mut client = Client::open(&node.address()).await?;
     let request = node.blocking_invoke(name);
     tokio::time::sleep(REFILL).await;

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::{Bench, clients};
 use crate::{
-    floor::{Runtime, direct_call},
+    floor::{Interpreter, Runtime, direct_call},
     http::Address,
     load::{Target, closed_loop},
+    process,
     report::{Budget, Rounds, Row, Section},
     whisp::{Backend, Setup, Whisp},
 };
@@ -15,6 +16,8 @@ const CLIENTS: [u32; 3] = [1, 8, 32];
 /// Unmeasured calls before each cell: connections, caches, and containers that were paused since their last turn.
 const SETTLE: Duration = Duration::from_millis(150);
 const MEASURE: Duration = Duration::from_millis(600);
+/// Half seconds.
+const MAX_WARM_UP: u32 = 10;
 
 struct System {
     name: String,
@@ -23,6 +26,8 @@ struct System {
     floor: Option<usize>,
     /// Whether the design's budgets speak of it.
     budgeted: Option<Runtime>,
+    /// The node, if it is one.
+    pid: Option<u32>,
 }
 
 pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Section> {
@@ -41,19 +46,19 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Section> {
             target: Target::fixed(address.clone(), direct_call(), 200),
             floor: None,
             budgeted: None,
+            pid: None,
         };
         systems.push(direct("unix socket", &bare.unix));
         systems.push(direct("loopback TCP", &bare.tcp));
         if let Some(node) = &nodes[0] {
-            systems.push(invocation(node, Backend::Process, interpreter.runtime, floor).await?);
+            systems.push(invocation(node, Backend::Process, interpreter, floor).await?);
         }
     }
     if let Some(node) = &nodes[1] {
-        systems.push(invocation(node, Backend::Simulated, Runtime::Nodejs, 0).await?);
+        systems.push(invocation(node, Backend::Simulated, &interpreters[0], 0).await?);
     }
     for system in &systems {
-        // Starts a container per client, so that no cell pays for one.
-        closed_loop(&system.target, CLIENTS[2], Duration::ZERO, bench.time(Duration::from_secs(3))).await?;
+        warm_up(system).await?;
     }
 
     let mut cells =
@@ -62,7 +67,12 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Section> {
     for _ in 0..rounds {
         for (count, cells) in CLIENTS.into_iter().zip(&mut cells) {
             for (system, cell) in systems.iter().zip(cells) {
-                cell.add(closed_loop(&system.target, count, SETTLE, bench.time(MEASURE)).await?);
+                let before = system.cpu()?;
+                let sample = closed_loop(&system.target, count, SETTLE, bench.time(MEASURE)).await?;
+                match (before, system.cpu()?) {
+                    (Some(before), Some(after)) => cell.add_with_cpu(sample, after.saturating_sub(before)),
+                    _ => cell.add(sample),
+                }
             }
         }
     }
@@ -86,14 +96,36 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Section> {
     })
 }
 
-async fn invocation(node: &Whisp, backend: Backend, runtime: Runtime, floor: usize) -> anyhow::Result<System> {
+impl System {
+    fn cpu(&self) -> anyhow::Result<Option<Duration>> {
+        self.pid.map(process::cpu_time).transpose()
+    }
+}
+
+/// Calls with all clients until no container was started for a while, so that no cell pays for one.
+async fn warm_up(system: &System) -> anyhow::Result<()> {
+    let children = || system.pid.map_or(Ok(Vec::new()), process::descendants);
+    let mut before = Vec::new();
+    for _ in 0..MAX_WARM_UP {
+        closed_loop(&system.target, CLIENTS[2], Duration::ZERO, Duration::from_millis(500)).await?;
+        let now = children()?;
+        if now == before || now.is_empty() {
+            break;
+        }
+        before = now;
+    }
+    Ok(())
+}
+
+async fn invocation(node: &Whisp, backend: Backend, interpreter: &Interpreter, floor: usize) -> anyhow::Result<System> {
+    let runtime = interpreter.runtime;
     let (name, budgeted) = match backend {
         Backend::Process => (format!("whisp {}", runtime.name()), Some(runtime)),
         Backend::Simulated => ("whisp without a runtime".to_owned(), None),
     };
-    node.put_noop(runtime.name(), runtime).await?;
+    node.put_noop(runtime.name(), runtime, &interpreter.kind()).await?;
     let target = Target::fixed(node.address(), node.blocking_invoke(runtime.name()), 200);
-    Ok(System { name, target, floor: Some(floor), budgeted })
+    Ok(System { name, target, floor: Some(floor), budgeted, pid: Some(node.pid()) })
 }
 
 fn budgets(systems: &[System], rows: &[Row]) -> Vec<Budget> {
