@@ -121,6 +121,7 @@ impl Node {
     /// # Errors
     /// [`NodeError`] if it does not start.
     pub fn run(config: Config) -> Result<(), NodeError> {
+        raise_file_limit();
         actix_web::rt::System::new().block_on(async {
             let node = Self::start(config).await?;
             node.announce();
@@ -360,6 +361,16 @@ async fn backend(config: &Config, api_addr: SocketAddr, work: &Runtime) -> Resul
             let backend = on(work, ProcessBackend::start(process)).await?;
             Ok(Arc::new(backend))
         }
+    }
+}
+
+/// Connections and containers (about six each) take descriptors; the soft limit that a login gives, often 1024, would end
+/// both early. Containers get a limit of their own.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::warn!(%error, "the limit of open files could not be raised");
     }
 }
 
