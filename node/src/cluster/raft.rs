@@ -318,7 +318,11 @@ mod tests {
         assert_eq!(settings.shards, 4);
         let opened = session::open(&first, "one").await.expect("a session");
         first.shutdown().await;
+        let store = first.store().clone();
         drop(first);
+        // Tasks of the groups hold it for some moments more.
+        let closed = tokio::task::spawn_blocking(move || store.close(std::time::Duration::from_secs(30)));
+        closed.await.expect("no panic").expect("nobody keeps the store");
 
         let second = start(dir.path()).await;
         assert_eq!(second.settings(), &settings);
