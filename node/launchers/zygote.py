@@ -129,6 +129,9 @@ def enter(libc, request, fds, report):
     if steps["namespaces"] and os.fork() != 0:
         # Only children of a process that entered a pid namespace are in it.
         os._exit(0)
+    if not steps["namespaces"]:
+        # No pid namespace ends this process together with the node, so it ends with the zygote, which does.
+        check(libc.prctl(1, signal.SIGKILL, 0, 0, 0), "PR_SET_PDEATHSIG")
     # Everything that is still needed moves out of the way of 0 to 3.
     fds = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for fd in fds]
     report = fcntl.fcntl(report, fcntl.F_DUPFD_CLOEXEC, 100)
