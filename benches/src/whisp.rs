@@ -47,11 +47,11 @@ impl Backend {
 }
 
 /// How a node is set up beyond the defaults.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Setup {
     pub backend: Backend,
-    /// Keep the default stem cells; otherwise none.
-    pub prewarm: bool,
+    /// Kinds to keep a stem cell of; `None`: the default ones.
+    pub prewarm: Option<Vec<String>>,
     /// Accepted and unfinished activations that are allowed.
     pub backlog: u32,
 }
@@ -59,7 +59,16 @@ pub struct Setup {
 impl Setup {
     #[must_use]
     pub fn new(backend: Backend) -> Setup {
-        Setup { backend, prewarm: true, backlog: 1_000_000 }
+        Setup { backend, prewarm: None, backlog: 1_000_000 }
+    }
+
+    fn to_toml(&self) -> String {
+        let cells = |kinds: &Vec<String>| {
+            let cells: Vec<String> = kinds.iter().map(|kind| format!("{{ kind = {kind:?} }}")).collect();
+            format!("[containers]\nprewarm = [{}]\n", cells.join(", "))
+        };
+        let prewarm = self.prewarm.as_ref().map(cells).unwrap_or_default();
+        format!("{prewarm}\n[activations]\nbacklog = {}\n", self.backlog)
     }
 }
 
@@ -80,9 +89,7 @@ impl Whisp {
         let folder = folder.join(name);
         std::fs::create_dir(&folder)?;
         let config = folder.join("whisp.toml");
-        let prewarm = if setup.prewarm { "" } else { "prewarm = []\n" };
-        let text = format!("[containers]\n{prewarm}\n[activations]\nbacklog = {}\n", setup.backlog);
-        std::fs::write(&config, text)?;
+        std::fs::write(&config, setup.to_toml())?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let log = File::create(folder.join("log"))?;
         let mut command = Command::new(binary);
@@ -208,4 +215,18 @@ impl Whisp {
 /// A port that nobody listens on now. The kernel hands the next ones to others first, so it stays free for a while.
 fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setup_names_its_stem_cells() {
+        let mut setup = Setup::new(Backend::Process);
+        assert_eq!(setup.to_toml(), "\n[activations]\nbacklog = 1000000\n");
+        setup.prewarm = Some(vec!["nodejs:20".to_owned(), "python:3.11".to_owned()]);
+        let expected = r#"prewarm = [{ kind = "nodejs:20" }, { kind = "python:3.11" }]"#;
+        assert!(setup.to_toml().starts_with(&format!("[containers]\n{expected}\n")), "{}", setup.to_toml());
+    }
 }

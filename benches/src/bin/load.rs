@@ -83,7 +83,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         whisp: (!arguments.floors).then_some(whisp),
         folder: folder.path().to_owned(),
         quick: arguments.quick,
-        stored: arguments.stored.unwrap_or(if arguments.quick { 10_000 } else { 100_000 }).clamp(1, 1_000_000),
+        stored: arguments.stored.unwrap_or(if arguments.quick { 10_000 } else { 100_000 }).clamp(1, 900_000),
     };
     let asked = if arguments.questions.is_empty() { Question::ALL.to_vec() } else { arguments.questions };
     let mut report = Report { machine, quick: bench.quick, sections: Vec::new(), seconds: 0.0 };
