@@ -1,6 +1,6 @@
 //! Users and credentials against a real store with one node.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use protocol::{EntityName, NodeId, ShardId, identity::Identity};
@@ -47,8 +47,11 @@ impl Fixture {
     /// As after a restart of the process.
     async fn reopened(self) -> Self {
         let Self { groups, users, authenticator, dir } = self;
+        let store = groups.store().clone();
         groups.shutdown().await;
         drop((groups, users, authenticator));
+        // Tasks of the groups may hold it a little longer.
+        tokio::task::spawn_blocking(|| store.close(Duration::from_secs(30))).await.unwrap().unwrap();
         Self::on(dir).await
     }
 
