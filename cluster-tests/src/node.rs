@@ -92,7 +92,10 @@ impl TestNode {
         if let Some(user) = self.options.user {
             // The program may lie in a folder that the user cannot enter.
             let program = self.folder.path().join("whisp");
-            fs::copy(&self.program, &program)?;
+            // By a process of its own: while this one had the copy open for writing, a child that another test starts would
+            // inherit that, and the copy could not be executed ("text file busy").
+            let copied = Command::new("cp").arg(&self.program).arg(&program).status()?;
+            assert!(copied.success(), "cp ended with {copied}");
             self.program = program;
             for path in [self.folder.path(), &data] {
                 std::os::unix::fs::chown(path, Some(user), Some(user))?;

@@ -16,14 +16,20 @@ use super::{
 
 const NOBODY: &str = "65534";
 
+/// Copies a program, by a process of its own: while this one had the copy open for writing, a child that another test
+/// starts would inherit that, and the copy could not be executed ("text file busy").
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    assert!(Command::new("cp").arg(from).arg(to).status().unwrap().success());
+}
+
 /// Runs ignored tests of this binary as `nobody`.
 fn as_nobody(tests: &str, passed: usize) {
     // Neither the binaries nor the temporary folder of root's are for others to read.
     let folder = tempfile::Builder::new().prefix("whisp-nobody").tempdir_in("/tmp").unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let (binary, init) = (folder.path().join("tests"), folder.path().join("whisp"));
-    fs::copy(std::env::current_exe().unwrap(), &binary).unwrap();
-    fs::copy(init_program(), &init).unwrap();
+    copy(&std::env::current_exe().unwrap(), &binary);
+    copy(&init_program(), &init);
     let temporary = folder.path().join("tmp");
     fs::create_dir(&temporary).unwrap();
     std::os::unix::fs::chown(&temporary, Some(65534), Some(65534)).unwrap();
