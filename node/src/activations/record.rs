@@ -6,7 +6,7 @@ use protocol::{
     Activation, RawJson,
     activation::Response,
     command::AcceptedWork,
-    entity::{ActionLimits, Parameter, Parameters},
+    entity::{ActionLimits, Parameter, Parameters, SemVer},
 };
 use serde_json::json;
 
@@ -69,8 +69,9 @@ pub fn record(work: &AcceptedWork, action: &ResolvedAction, response: Response, 
     }
 }
 
-/// The record of `work` whose action is not there any more or cannot be read.
-pub fn fallback(work: &AcceptedWork, response: Response, now_ms: u64) -> Activation {
+/// The record of `work` whose action is not there any more, cannot be read, or is not to run. `version`: the action's,
+/// where it is known.
+pub fn fallback(work: &AcceptedWork, version: Option<SemVer>, response: Response, now_ms: u64) -> Activation {
     let mut annotations =
         vec![annotation("path", json!(work.action.to_string())), annotation("kind", json!("unknown"))];
     if work.cause.is_some() {
@@ -80,7 +81,7 @@ pub fn fallback(work: &AcceptedWork, response: Response, now_ms: u64) -> Activat
     Activation {
         namespace: work.namespace.clone(),
         name: work.action.name.clone(),
-        version: protocol::entity::SemVer::FIRST,
+        version: version.unwrap_or(SemVer::FIRST),
         subject: work.subject.clone(),
         activation_id: work.activation_id,
         cause: work.cause,

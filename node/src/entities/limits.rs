@@ -31,21 +31,17 @@ impl Entities {
         self.reading(move |entities| entities.read_limits(&namespace)).await
     }
 
-    /// Are the activations of `namespace` recorded? Asked at the end of each; a namespace that is not in memory costs a
-    /// look into the store's own cache.
-    pub fn stores_activations(&self, namespace: &EntityName) -> bool {
+    /// What holds for `namespace` while its activations run. A namespace that is not in memory costs a look into the
+    /// store's own cache; one whose limits cannot be read has the system's, as what was accepted must end somehow.
+    pub fn limits_in_effect(&self, namespace: &EntityName) -> Arc<EffectiveLimits> {
         let limits = match self.0.caches.limits.0.get(namespace) {
             Some(limits) => Ok(limits),
             None => self.read_limits(namespace),
         };
-        match limits {
-            Ok(limits) => limits.store_activations.unwrap_or(true),
-            Err(error) => {
-                // A record too many is better than one that is missed.
-                tracing::error!(%namespace, %error, "the limits of a namespace cannot be read");
-                true
-            }
-        }
+        limits.unwrap_or_else(|error| {
+            tracing::error!(%namespace, %error, "the limits of a namespace cannot be read");
+            Arc::new(EffectiveLimits::of(&self.0.limits, None))
+        })
     }
 
     fn read_limits(&self, namespace: &EntityName) -> Result<Arc<EffectiveLimits>, EntityError> {

@@ -128,7 +128,7 @@ impl Invoker {
         let id = work.activation_id;
         let key = (work.namespace.clone(), work.action.clone());
         // With a container in hand one command does both: accept and start.
-        let lease = if self.0.accepted.has_waiting(&key) {
+        let lease = if self.0.accepted.has_waiting(&key) || self.beyond_limits(&work, &action).is_some() {
             None
         } else {
             self.0.parts.pools.take_warm(&pool_key(&work, &action))
@@ -258,15 +258,22 @@ impl Invoker {
     async fn prepare(&self, key: &QueueKey, waiting: Waiting) -> Option<(AcceptedWork, Arc<ResolvedAction>)> {
         let work = self.read(waiting).await?;
         // The latest revision runs, whatever it was when the work was accepted.
-        let response = match self.0.parts.entities.action(&key.1, work.binding.as_ref()).await {
-            Ok(Some(action)) => return Some((work, action)),
-            Ok(None) => failure(ActivationStatus::ApplicationError, messages::ACTION_REMOVED),
+        let record = match self.0.parts.entities.action(&key.1, work.binding.as_ref()).await {
+            Ok(Some(action)) => match self.beyond_limits(&work, &action) {
+                None => return Some((work, action)),
+                Some(record) => record,
+            },
+            Ok(None) => {
+                let response = failure(ActivationStatus::ApplicationError, messages::ACTION_REMOVED);
+                record::fallback(&work, None, response, clock::unix_ms())
+            }
             Err(error) => {
                 tracing::error!(activation_id = %work.activation_id, %error, "the action could not be read");
-                failure(ActivationStatus::WhiskError, messages::ACTION_FETCH_ERROR)
+                let response = failure(ActivationStatus::WhiskError, messages::ACTION_FETCH_ERROR);
+                record::fallback(&work, None, response, clock::unix_ms())
             }
         };
-        self.finish(&work, record::fallback(&work, response, clock::unix_ms())).await;
+        self.finish(&work, record).await;
         None
     }
 

@@ -43,6 +43,9 @@ impl Invoker {
     }
 
     async fn blocking(self, work: AcceptedWork, action: Arc<ResolvedAction>, deadline: Instant, answer: Answer) {
+        if let Some(record) = self.beyond_limits(&work, &action) {
+            return self.end_without_run(&work, record, answer).await;
+        }
         let pools = &self.0.parts.pools;
         let lease = match pools.take_warm(&pool_key(&work, &action)) {
             Some(lease) => lease,
@@ -55,9 +58,7 @@ impl Invoker {
                 }
                 Err(AcquireError::Create(error)) => {
                     let record = not_provisioned(&work, &action, &error);
-                    reply(answer, Ok(Invoked::Done(Box::new(record.clone()))));
-                    self.finish_blocking(&work, record).await;
-                    return;
+                    return self.end_without_run(&work, record, answer).await;
                 }
                 Err(error) => return reply(answer, Err(error.into())),
             },
@@ -121,7 +122,9 @@ impl Invoker {
         }
     }
 
-    async fn finish_blocking(&self, work: &AcceptedWork, record: Activation) {
+    /// Answers with, and stores, the record of an activation that no container ran.
+    async fn end_without_run(&self, work: &AcceptedWork, record: Activation, answer: Answer) {
+        reply(answer, Ok(Invoked::Done(Box::new(record.clone()))));
         let store = self.stores(self.0.parts.config.store_blocking, work, record.response.status);
         if store {
             let place = self.0.parts.records.place().await;

@@ -84,10 +84,6 @@ pub enum InvokeError {
 pub struct InvokeConfig {
     /// Unfinished accepted activations a namespace may have.
     pub backlog_limit: u32,
-    /// Largest result, bytes.
-    pub max_result: protocol::ByteSize,
-    /// Bytes of a too large result that are shown.
-    pub truncation: protocol::ByteSize,
     /// Which records of blocking and of accepted activations are stored.
     pub store_blocking: StoreLevel,
     pub store_accepted: StoreLevel,
@@ -98,8 +94,6 @@ impl InvokeConfig {
     pub fn new(config: &crate::config::Config) -> Self {
         Self {
             backlog_limit: config.activations.backlog,
-            max_result: protocol::ByteSize::mib(1),
-            truncation: protocol::ByteSize::mib(1),
             store_blocking: StoreLevel::StoreAlways,
             store_accepted: StoreLevel::StoreAlways,
         }
@@ -219,8 +213,17 @@ impl Invoker {
 
     /// Is a record of this outcome to be stored?
     fn stores(&self, level: StoreLevel, work: &AcceptedWork, status: ActivationStatus) -> bool {
-        let parts = &self.0.parts;
-        parts.entities.stores_activations(&work.namespace) && (work.extra_logging || level.stores(status))
+        let limits = self.0.parts.entities.limits_in_effect(&work.namespace);
+        limits.store_activations.unwrap_or(true) && (work.extra_logging || level.stores(status))
+    }
+
+    /// The record of `work` if `action` was stored with limits that are by now beyond those of the invoking namespace:
+    /// then it does not run.
+    fn beyond_limits(&self, work: &AcceptedWork, action: &ResolvedAction) -> Option<Activation> {
+        let limits = self.0.parts.entities.limits_in_effect(&work.namespace);
+        let text = limits.check_stored(&action.action.limits).err()?;
+        let response = failure(ActivationStatus::ApplicationError, &text);
+        Some(record::fallback(work, Some(action.action.version), response, clock::unix_ms()))
     }
 }
 

@@ -118,7 +118,9 @@ async fn attempt(invoker: &Invoker, work: &AcceptedWork, action: &ResolvedAction
             }
         };
         times.start_ms = clock::unix_ms();
-        let called = call(lease, Endpoint::Init, body.as_bytes(), timeout, AnswerLimits::default()).await;
+        let system = invoker.0.parts.entities.system_limits();
+        let system = AnswerLimits { limit: system.payload, truncation: system.truncation };
+        let called = call(lease, Endpoint::Init, body.as_bytes(), timeout, system).await;
         let init_ms = called.elapsed.as_millis() as u64;
         times.init_ms = Some(init_ms);
         times.end_ms = times.start_ms + init_ms;
@@ -145,8 +147,8 @@ async fn attempt(invoker: &Invoker, work: &AcceptedWork, action: &ResolvedAction
         api_key: api_key.as_deref(),
     }
     .body();
-    let config = &invoker.0.parts.config;
-    let answer_limits = AnswerLimits { limit: config.max_result, truncation: config.truncation };
+    let sizes = invoker.0.parts.entities.limits_in_effect(&work.namespace).sizes;
+    let answer_limits = AnswerLimits { limit: sizes.payload, truncation: sizes.truncation };
     let called = call(lease, Endpoint::Run, body.as_bytes(), timeout, answer_limits).await;
     // Init and run count, the gap between them does not.
     times.end_ms = run_began_ms + called.elapsed.as_millis() as u64;

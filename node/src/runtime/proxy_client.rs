@@ -60,7 +60,7 @@ pub struct AnswerLimits {
 }
 
 impl Default for AnswerLimits {
-    /// The system's limits, which `/init` always uses.
+    /// The defaults of the system's limits.
     fn default() -> Self {
         Self { limit: ByteSize::mib(1), truncation: ByteSize::mib(1) }
     }

@@ -3,7 +3,7 @@
 use node::auth::LimitsUpdate;
 use serde_json::json;
 
-use super::{golden, set_limits, user};
+use super::{client::Client, golden, set_limits, user};
 
 #[test]
 fn limits_of_a_namespace() {
@@ -76,4 +76,93 @@ fn bounds_of_an_actions_limits() {
         user.action("there", &json!({"exec": {"kind": "nodejs:20", "code": ""}}));
         user.put("actions/there", &body).refused(400, text);
     }
+}
+
+/// Creates `name`, which answers `body`.
+fn answering(user: &Client, name: &str, limits: &serde_json::Value, body: &serde_json::Value) {
+    let code = json!({"run": {"then": {"answer": {"status": 200, "body": body}}}}).to_string();
+    user.action(name, &json!({"exec": {"kind": "nodejs:20", "code": code}, "limits": limits}));
+}
+
+#[test]
+fn payloads_and_results_of_a_namespace_have_its_own_limits() {
+    let (roomy, tight) = (user("it-roomy"), user("it-tight"));
+    let limits = LimitsUpdate {
+        max_payload_size: Some("1 KB".into()),
+        truncation_size: Some("10 B".into()),
+        ..LimitsUpdate::default()
+    };
+    set_limits("it-tight", &limits);
+    // `{"a":"…"}` around the text.
+    let (fits, exceeds) = (json!({"a": "x".repeat(1024 - 8)}), json!({"a": "x".repeat(1024 - 7)}));
+    for (user, too_long) in [(&tight, true), (&roomy, false)] {
+        answering(user, "fits", &json!({}), &fits);
+        answering(user, "exceeds", &json!({}), &exceeds);
+        let run = |name: &str, payload: &serde_json::Value| {
+            user.post(&format!("actions/{name}?blocking=true&result=true"), payload)
+        };
+        assert_eq!(run("fits", &fits).ok(), fits);
+        if too_long {
+            run("fits", &exceeds).refused(413, "Request larger than allowed: 1025 > 1024 bytes.");
+            let answer = run("exceeds", &json!({}));
+            assert_eq!(answer.status, 502);
+            let text = "The action produced a response that exceeded the allowed length: 1025 > 1024 bytes. \
+                        The truncated response was: {\"a\":\"xxxx";
+            assert_eq!(answer.json(), json!({ "error": text }));
+            let id = user.post("actions/exceeds", &json!({})).json()["activationId"].as_str().unwrap().to_owned();
+            let response = user.record(&id)["response"].clone();
+            assert_eq!(
+                response,
+                json!({"result": {"error": text}, "size": 1025, "success": false, "status": "application error"})
+            );
+        } else {
+            assert_eq!(run("exceeds", &exceeds).ok(), exceeds);
+        }
+    }
+}
+
+#[test]
+fn stored_limits_beyond_those_of_the_namespace_keep_an_action_from_running() {
+    let user = user("it-shrunk");
+    answering(&user, "a", &json!({"memory": 512, "timeout": 120000, "logs": 0}), &json!({}));
+    user.post("actions/a?blocking=true", &json!({})).ok();
+    for (limits, text) in [
+        (
+            LimitsUpdate { max_action_memory: Some(256), ..LimitsUpdate::default() },
+            "memory size 512 MB exceeds allowed threshold of 256 MB",
+        ),
+        (
+            LimitsUpdate {
+                max_action_memory: Some(512),
+                max_action_timeout: Some(60000),
+                min_action_logs: Some(1),
+                ..LimitsUpdate::default()
+            },
+            "duration 120000 milliseconds exceeds allowed threshold of 60000 milliseconds",
+        ),
+        (
+            LimitsUpdate { max_action_timeout: Some(300000), ..LimitsUpdate::default() },
+            "log size 0 MB below allowed threshold of 1 MB",
+        ),
+    ] {
+        set_limits("it-shrunk", &limits);
+        let blocking = user.post("actions/a?blocking=true&result=true", &json!({}));
+        assert_eq!((blocking.status, blocking.json()), (502, json!({ "error": text })));
+        let accepted = user.post("actions/a", &json!({}));
+        assert_eq!(accepted.status, 202, "{accepted:?}");
+        for id in [blocking.header("x-openwhisk-activation-id"), accepted.header("x-openwhisk-activation-id")] {
+            let record = user.record(&id.expect("an id"));
+            assert_eq!(record["response"]["result"], json!({ "error": text }));
+            golden(
+                "activation_beyond_limits",
+                &json!({
+                    "annotations": record["annotations"], "logs": record["logs"], "name": record["name"],
+                    "version": record["version"], "status": record["response"]["status"], "duration": record["duration"],
+                    "took": record["end"].as_u64().unwrap() - record["start"].as_u64().unwrap(),
+                }),
+            );
+        }
+    }
+    set_limits("it-shrunk", &LimitsUpdate { min_action_logs: Some(0), ..LimitsUpdate::default() });
+    user.post("actions/a?blocking=true", &json!({})).ok();
 }
