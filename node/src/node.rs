@@ -193,7 +193,7 @@ impl Node {
         // Invocation.
         let keys = Arc::new(Authenticator::new(directory, key.clone(), config.auth.failed_logins_per_minute));
         let invoker = Invoker::new(Parts {
-            config: InvokeConfig::new(&config),
+            config: InvokeConfig::new(&config.activations),
             groups: groups.clone(),
             session: opened.session,
             entities: entities.clone(),

@@ -23,7 +23,7 @@ use protocol::limits::SystemLimits;
 use serde::Deserialize;
 
 pub use self::{
-    activations::Activations,
+    activations::{Activations, StoreLevel},
     auth::Auth,
     containers::{BackendChoice, Containers, Prewarm},
     http::Http,

@@ -85,6 +85,7 @@ fn nonsense_is_refused_by_name() {
         ("[limits]\ncode_size = \"1GB\"", "limits.code_size"),
         ("[activations]\nretention = \"1h\"", "activations.retention"),
         ("[activations]\nbacklog = 0", "activations.backlog"),
+        ("[activations]\nstore_blocking_result_level = \"ALL\"", "unknown variant `ALL`"),
         ("node_name = \"\"", "node_name"),
         ("dev = true\n[http]\napi_addr = \"0.0.0.0:3233\"", "loopback"),
     ] {
@@ -92,6 +93,28 @@ fn nonsense_is_refused_by_name() {
         assert!(error.contains(part), "{text:?} gives {error:?}");
     }
     assert!(parse("dev = true\n[http]\napi_addr = \"[::1]:3233\"").is_ok());
+}
+
+#[test]
+fn each_store_level_leaves_out_what_its_name_says() {
+    use protocol::ActivationStatus::{ApplicationError, DeveloperError, Success, WhiskError};
+    for (name, stored) in [
+        ("STORE_ALWAYS", &[Success, ApplicationError, DeveloperError, WhiskError][..]),
+        ("STORE_FAILURES", &[ApplicationError, DeveloperError, WhiskError]),
+        ("STORE_FAILURES_NOT_APPLICATION_ERRORS", &[DeveloperError, WhiskError]),
+    ] {
+        let level = |key| parse(&format!("[activations]\n{key} = \"{name}\"")).unwrap().activations;
+        for level in [
+            level("store_blocking_result_level").store_blocking_result_level,
+            level("store_non_blocking_result_level").store_non_blocking_result_level,
+        ] {
+            for status in [Success, ApplicationError, DeveloperError, WhiskError] {
+                assert_eq!(level.stores(status), stored.contains(&status), "{name} {status:?}");
+            }
+        }
+    }
+    let one = parse("[activations]\nstore_blocking_result_level = \"STORE_FAILURES\"").unwrap().activations;
+    assert_eq!(one.store_non_blocking_result_level, StoreLevel::StoreAlways, "each key is its own");
 }
 
 #[test]

@@ -28,6 +28,7 @@ use crate::{
     auth::Authenticator,
     clock,
     cluster::raft::Groups,
+    config::{self, StoreLevel},
     containers::{AcquireError, Need, PoolKey, Pools, backend::CreateError},
     entities::{Entities, resolved::ResolvedAction},
 };
@@ -90,33 +91,11 @@ pub struct InvokeConfig {
 }
 
 impl InvokeConfig {
-    /// What `config` says, and OpenWhisk's defaults for the rest.
-    pub fn new(config: &crate::config::Config) -> Self {
+    pub fn new(config: &config::Activations) -> Self {
         Self {
-            backlog_limit: config.activations.backlog,
-            store_blocking: StoreLevel::StoreAlways,
-            store_accepted: StoreLevel::StoreAlways,
-        }
-    }
-}
-
-/// Which outcomes are worth a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum StoreLevel {
-    StoreAlways,
-    StoreFailures,
-    StoreFailuresNotApplicationErrors,
-}
-
-impl StoreLevel {
-    pub fn stores(self, status: ActivationStatus) -> bool {
-        match self {
-            Self::StoreAlways => true,
-            Self::StoreFailures => status != ActivationStatus::Success,
-            Self::StoreFailuresNotApplicationErrors => {
-                !matches!(status, ActivationStatus::Success | ActivationStatus::ApplicationError)
-            }
+            backlog_limit: config.backlog,
+            store_blocking: config.store_blocking_result_level,
+            store_accepted: config.store_non_blocking_result_level,
         }
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{client::Client, golden, user};
 
 /// An action that does what `run` says.
-fn script(user: &Client, name: &str, run: Value) {
+pub fn script(user: &Client, name: &str, run: Value) {
     let code = json!({"run": run}).to_string();
     user.action(name, &json!({"exec": {"kind": "nodejs:20", "code": code}}));
 }

@@ -1,6 +1,6 @@
 //! The HTTP API of a whole node whose containers are simulated: one file per collection.
 //!
-//! All tests share one node and each has namespaces of its own. Bodies are compared with `golden/*.json`, in which what
+//! Tests share a node, unless they need other settings, and each has namespaces of its own. Bodies are compared with `golden/*.json`, in which what
 //! differs from run to run is replaced; `UPDATE_GOLDEN=1 cargo test --test it` writes them anew, to be read in the diff.
 
 mod actions;
@@ -10,6 +10,7 @@ mod http;
 mod invoke;
 mod limits;
 mod packages;
+mod store_levels;
 
 use std::{
     net::SocketAddr,
@@ -26,34 +27,52 @@ use serde_json::Value;
 
 use self::client::Client;
 
-/// The node that all tests share.
+/// A node in this process, until that ends.
 struct TestNode {
     addr: SocketAddr,
     users: Users,
     runtime: tokio::runtime::Runtime,
 }
 
-static NODE: LazyLock<TestNode> = LazyLock::new(|| {
-    let overrides = Overrides {
-        data_dir: Some(data_dir()),
-        node_name: Some("it".into()),
-        api_addr: Some(([127, 0, 0, 1], 0).into()),
-        backend: Some(BackendChoice::Simulated),
-        ..Overrides::default()
-    };
-    let config = Config::load(None, overrides).expect("a valid configuration");
-    let (started, start) = mpsc::channel();
-    std::thread::spawn(move || {
-        actix_web::rt::System::new().block_on(async {
-            let node = Node::start(config).await.expect("a node");
-            started.send((node.api_addr(), node.admin().users.clone())).expect("the test waits");
-            // Until the process ends.
-            std::future::pending::<()>().await;
+/// The node that tests share unless they need settings of their own.
+static NODE: LazyLock<TestNode> = LazyLock::new(|| TestNode::start("it", |_| {}));
+
+impl TestNode {
+    /// `name`: no other node of this process has it. `configure` changes the defaults.
+    fn start(name: &str, configure: impl FnOnce(&mut Config)) -> Self {
+        let overrides = Overrides {
+            data_dir: Some(data_dir().join(name)),
+            node_name: Some(name.into()),
+            api_addr: Some(([127, 0, 0, 1], 0).into()),
+            backend: Some(BackendChoice::Simulated),
+            ..Overrides::default()
+        };
+        let mut config = Config::load(None, overrides).expect("a valid configuration");
+        configure(&mut config);
+        let (started, start) = mpsc::channel();
+        std::thread::spawn(move || {
+            actix_web::rt::System::new().block_on(async {
+                let node = Node::start(config).await.expect("a node");
+                started.send((node.api_addr(), node.admin().users.clone())).expect("the test waits");
+                // Until the process ends.
+                std::future::pending::<()>().await;
+            });
         });
-    });
-    let (addr, users) = start.recv().expect("the node starts");
-    TestNode { addr, users, runtime: tokio::runtime::Runtime::new().expect("a runtime") }
-});
+        let (addr, users) = start.recv().expect("the node starts");
+        Self { addr, users, runtime: tokio::runtime::Runtime::new().expect("a runtime") }
+    }
+
+    /// A client that owns the namespace `name`, which nobody had before.
+    fn user(&self, name: &str) -> Client {
+        let new = NewUser { subject: name.to_owned(), namespace: None, credentials: None, revoke: false };
+        let created = self.runtime.block_on(self.users.create(&new)).expect("a new user");
+        Client::new(self.addr, Some(format!("{}:{}", created.credentials.uuid, created.credentials.key)))
+    }
+
+    fn set_limits(&self, namespace: &str, limits: &LimitsUpdate) {
+        self.runtime.block_on(self.users.set_limits(namespace, limits)).expect("limits are set");
+    }
+}
 
 /// A directory of this process; those of processes that are gone are removed.
 fn data_dir() -> PathBuf {
@@ -69,15 +88,13 @@ fn data_dir() -> PathBuf {
     base.join(format!("it-{}", std::process::id()))
 }
 
-/// A client that owns the namespace `name`, which nobody had before.
+/// See [`TestNode::user`].
 fn user(name: &str) -> Client {
-    let new = NewUser { subject: name.to_owned(), namespace: None, credentials: None, revoke: false };
-    let created = NODE.runtime.block_on(NODE.users.create(&new)).expect("a new user");
-    Client::new(NODE.addr, Some(format!("{}:{}", created.credentials.uuid, created.credentials.key)))
+    NODE.user(name)
 }
 
 fn set_limits(namespace: &str, limits: &LimitsUpdate) {
-    NODE.runtime.block_on(NODE.users.set_limits(namespace, limits)).expect("limits are set");
+    NODE.set_limits(namespace, limits);
 }
 
 /// Nobody in particular.
