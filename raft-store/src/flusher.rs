@@ -150,6 +150,9 @@ fn run(db: &DB, receiver: &mpsc::Receiver<Waiter>, shared: &Shared, faults: &Fau
         if !faults.flush_delay.is_zero() {
             thread::sleep(faults.flush_delay);
         }
+        while faults.stalled.load(Ordering::Relaxed) {
+            thread::sleep(std::time::Duration::from_millis(1));
+        }
         let waiters: Vec<Waiter> = std::iter::once(first).chain(receiver.try_iter()).collect();
         // Read before the flush: what is written meanwhile may not be covered.
         let sequence = db.latest_sequence_number();

@@ -1,6 +1,9 @@
 //! How RocksDB is set up: small when empty, bounded under load, nothing written that nobody reads.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, LogLevel, Options as DbOptions,
@@ -32,6 +35,8 @@ impl Default for Options {
 pub struct Faults {
     /// Every flush takes this much longer: a slow disk.
     pub flush_delay: Duration,
+    /// While true, no flush ends: a disk that does not answer.
+    pub stalled: Arc<AtomicBool>,
     /// Flushes hand the log to the operating system but do not sync it: a power loss then loses acknowledged writes.
     pub no_sync: bool,
     /// The flush with this number (from 1) fails; those after it would succeed.

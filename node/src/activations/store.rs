@@ -1,6 +1,6 @@
 //! Where a finished activation goes: into its namespace's shard, whatever it takes.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use protocol::{
     Activation, ActivationId, SessionId,
@@ -8,14 +8,11 @@ use protocol::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::cluster::raft::{Groups, ProposeError};
+use crate::cluster::raft::Groups;
 
 /// Finished activations that may wait for their record to be committed. Beyond it containers are kept from new work,
 /// so that a slow disk bounds the work and not the memory.
 const WAITING_RECORDS: usize = 4096;
-/// Pauses between proposals of a record that is not answered.
-const FIRST_RETRY: Duration = Duration::from_millis(50);
-const LAST_RETRY: Duration = Duration::from_secs(2);
 
 /// Writes records.
 #[derive(Clone)]
@@ -66,21 +63,8 @@ impl Records {
     }
 
     async fn propose(&self, shard: protocol::ShardId, op: ShardOp, id: &ActivationId) -> Option<ShardReply> {
-        let mut pause = FIRST_RETRY;
-        loop {
-            match self.groups.propose_shard(shard, op.clone()).await {
-                Ok(reply) => return Some(reply),
-                Err(error @ (ProposeError::Stopped | ProposeError::Fatal(_) | ProposeError::TooLarge { .. })) => {
-                    tracing::error!(activation_id = %id, %error, "the record is lost to this process");
-                    return None;
-                }
-                Err(error) => {
-                    tracing::warn!(activation_id = %id, %error, "record not committed yet, trying again");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LAST_RETRY);
-                }
-            }
-        }
+        let lost = |error| tracing::error!(activation_id = %id, %error, "the record is lost to this process");
+        self.groups.insist_shard(shard, op).await.map_err(lost).ok()
     }
 }
 

@@ -32,6 +32,9 @@ use crate::clock;
 pub const PROPOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Patience with groups that recover their state at start.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Pauses between proposals of an op that has to be answered.
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+const LAST_RETRY: Duration = Duration::from_secs(2);
 /// Under this key `meta` holds what was fixed at bootstrap.
 const CLUSTER_SETTING: &str = "cluster";
 
@@ -186,6 +189,25 @@ impl Groups {
         tokio::time::timeout(PROPOSE_TIMEOUT, proposer.propose(op)).await.unwrap_or(Err(ProposeError::Timeout))
     }
 
+    /// The same, proposed again until its outcome is known: for all that must come to its end, since a repeated op does
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`ProposeError`], never [`ProposeError::Timeout`] or [`ProposeError::NotLeader`].
+    pub async fn insist_shard(&self, shard: ShardId, op: ShardOp) -> Result<ShardReply, ProposeError> {
+        let mut pause = FIRST_RETRY;
+        loop {
+            match self.propose_shard(shard, op.clone()).await {
+                Err(error @ (ProposeError::Timeout | ProposeError::NotLeader(_))) => {
+                    tracing::warn!(%shard, %error, "an op is not committed yet, proposing it again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LAST_RETRY);
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
     /// State of each group, for status and metrics.
     pub fn report(&self) -> Vec<GroupReport> {
         let meta = std::iter::once((GroupId::Meta, &self.0.meta));
@@ -292,6 +314,14 @@ async fn write(raft: &Raft, body: CommandBody) -> Result<Reply, ProposeError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use protocol::{
+        Activation, ActivationId, ActivationStatus,
+        activation::Response,
+        command::{Accept, Finish},
+        entity::{Parameters, SemVer},
+    };
     use raft_store::{MetaChange, Options, ShardChange};
 
     use super::*;
@@ -305,9 +335,47 @@ mod tests {
     }
 
     async fn start(dir: &std::path::Path) -> Groups {
-        let store = Store::open(dir, Options::default()).expect("a fresh or closed store");
+        start_with(dir, Options::default(), Arc::new(NobodyListens)).await
+    }
+
+    async fn start_with(dir: &std::path::Path, options: Options, observer: Arc<dyn Observer>) -> Groups {
+        let store = Store::open(dir, options).expect("a fresh or closed store");
         let timers = GroupTimers { meta: Timers::META, shards: Timers::SHARD };
-        Groups::start(NodeId(1), store, 4, timers, Arc::new(NobodyListens)).await.expect("the groups start")
+        Groups::start(NodeId(1), store, 4, timers, observer).await.expect("the groups start")
+    }
+
+    /// Ends `groups` so that their directory can be opened again.
+    async fn stop(groups: Groups) {
+        groups.shutdown().await;
+        let store = groups.store().clone();
+        drop(groups);
+        // Tasks of the groups hold it for some moments more.
+        let closed = tokio::task::spawn_blocking(move || store.close(Duration::from_secs(30)));
+        closed.await.expect("no panic").expect("nobody keeps the store");
+    }
+
+    fn name() -> EntityName {
+        EntityName::new("guest").expect("a name")
+    }
+
+    fn record() -> Activation {
+        let now_ms = clock::unix_ms();
+        Activation {
+            namespace: name(),
+            name: name(),
+            version: SemVer::FIRST,
+            subject: "guest".to_owned(),
+            activation_id: ActivationId::new(now_ms),
+            cause: None,
+            start_ms: now_ms,
+            end_ms: Some(now_ms),
+            duration_ms: Some(0),
+            response: Response { status: ActivationStatus::Success, result: None, size: None },
+            logs: Vec::new(),
+            annotations: Parameters::default(),
+            publish: false,
+            filter_name: "guest".to_owned(),
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -317,12 +385,7 @@ mod tests {
         let settings = first.settings().clone();
         assert_eq!(settings.shards, 4);
         let opened = session::open(&first, "one").await.expect("a session");
-        first.shutdown().await;
-        let store = first.store().clone();
-        drop(first);
-        // Tasks of the groups hold it for some moments more.
-        let closed = tokio::task::spawn_blocking(move || store.close(std::time::Duration::from_secs(30)));
-        closed.await.expect("no panic").expect("nobody keeps the store");
+        stop(first).await;
 
         let second = start(dir.path()).await;
         assert_eq!(second.settings(), &settings);
@@ -332,39 +395,58 @@ mod tests {
         second.shutdown().await;
     }
 
+    /// From the first session on, its disk takes longer than any proposal waits.
+    struct StallsOnSession(Arc<AtomicBool>);
+
+    impl Observer for StallsOnSession {
+        fn meta_applied(&self, changes: &[MetaChange]) {
+            if changes.iter().any(|change| matches!(change, MetaChange::SessionOpened(_))) {
+                self.0.store(true, Ordering::SeqCst);
+                let stalled = Arc::clone(&self.0);
+                std::thread::spawn(move || {
+                    std::thread::sleep(PROPOSE_TIMEOUT + Duration::from_millis(500));
+                    stalled.store(false, Ordering::SeqCst);
+                });
+            }
+        }
+
+        fn shard_applied(&self, _shard: ShardId, _changes: &[ShardChange]) {}
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_slow_disk_delays_the_take_over_of_accepted_work_and_does_not_end_the_start() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let first = start(dir.path()).await;
+        let owner = session::open(&first, "one").await.expect("a session").session;
+        let shard = first.shard_of(&name());
+        let mut accepted = Vec::new();
+        for _ in 0..3 {
+            let if_lost = record();
+            accepted.push(if_lost.activation_id);
+            let accept = Accept { owner, work: b"work".to_vec(), if_lost, started: false, backlog_limit: 100 };
+            let reply = first.propose_shard(shard, ShardOp::Accept(Box::new(accept))).await;
+            assert!(matches!(reply, Ok(ShardReply::Accepted)), "{reply:?}");
+        }
+        stop(first).await;
+
+        let options = Options::default();
+        let stalls = StallsOnSession(Arc::clone(&options.faults.stalled));
+        let second = start_with(dir.path(), options, Arc::new(stalls)).await;
+        let opened = session::open(&second, "one").await.expect("a session, though late");
+        let mut taken_over: Vec<_> = opened.taken_over.iter().map(|waiting| (waiting.id, waiting.attempt)).collect();
+        taken_over.sort();
+        accepted.sort();
+        assert_eq!(taken_over, accepted.into_iter().map(|id| (id, 1)).collect::<Vec<_>>());
+        second.shutdown().await;
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn records_wait_for_company_and_nothing_else_does() {
-        use protocol::{
-            Activation, ActivationId, ActivationStatus,
-            activation::Response,
-            command::Finish,
-            entity::{Parameters, SemVer},
-        };
         let dir = tempfile::tempdir().expect("a folder");
         let groups = start(dir.path()).await;
         let session = session::open(&groups, "one").await.expect("a session").session;
-        let name = || EntityName::new("guest").expect("a name");
         let shard = groups.shard_of(&name());
-        let finish = || {
-            let now_ms = clock::unix_ms();
-            let record = Activation {
-                namespace: name(),
-                name: name(),
-                version: SemVer::FIRST,
-                subject: "guest".to_owned(),
-                activation_id: ActivationId::new(now_ms),
-                cause: None,
-                start_ms: now_ms,
-                end_ms: Some(now_ms),
-                duration_ms: Some(0),
-                response: Response { status: ActivationStatus::Success, result: None, size: None },
-                logs: Vec::new(),
-                annotations: Parameters::default(),
-                publish: false,
-                filter_name: "guest".to_owned(),
-            };
-            ShardOp::Finish(Box::new(Finish { session, record, log_parts: 0, store: true }))
-        };
+        let finish = || ShardOp::Finish(Box::new(Finish { session, record: record(), log_parts: 0, store: true }));
         let entries = || groups.store().flush_stats().entries;
         let before = entries();
         let mut waiting = tokio::task::JoinSet::new();

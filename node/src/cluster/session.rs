@@ -1,14 +1,18 @@
 //! The session of this process: opened once at start, after which nothing counts that an earlier process of this node
 //! still has under way.
 
+use std::ops::ControlFlow;
+
+use futures_util::{StreamExt, stream};
 use protocol::{
     ActivationId, SessionId, ShardId,
     command::{MetaCommand, MetaReply, ShardOp, ShardReply},
 };
-use raft_store::Unfinished;
-use std::ops::ControlFlow;
 
 use super::raft::{Groups, ProposeError};
+
+/// How many pieces of work are assigned at once: enough to fill entries, few enough to be answered in time.
+const ASSIGNING: usize = 1024;
 
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
@@ -26,10 +30,18 @@ pub enum SessionError {
 /// A session, and what it took over from the one before.
 pub struct Opened {
     pub session: SessionId,
-    /// Accepted work that is this session's now, oldest first, with the shard it lies in.
-    pub taken_over: Vec<(ShardId, Unfinished)>,
+    /// Accepted work that is this session's now, oldest first of each shard.
+    pub taken_over: Vec<Waiting>,
     /// Activations that ran when the earlier process died; each has its record now.
     pub lost: u64,
+}
+
+/// One accepted activation that is this session's to place. What it runs lies in the shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    pub id: ActivationId,
+    pub shard: ShardId,
+    pub attempt: u32,
 }
 
 /// Opens the session of this process, fences its predecessors in every shard, and takes over what they had accepted
@@ -54,7 +66,7 @@ pub async fn open(groups: &Groups, node_name: &str) -> Result<Opened, SessionErr
         if let Some(incarnation) = session.incarnation.checked_sub(1) {
             let before = SessionId { node: session.node, incarnation };
             let fence = ShardOp::Fence { session: before, node_name: node_name.to_owned() };
-            match groups.propose_shard(shard, fence).await? {
+            match groups.insist_shard(shard, fence).await? {
                 ShardReply::Fenced { lost: here, .. } => lost += here,
                 reply => return Err(unexpected("Fence", &reply)),
             }
@@ -69,15 +81,13 @@ async fn take_over(
     groups: &Groups,
     session: SessionId,
     shard: ShardId,
-    taken_over: &mut Vec<(ShardId, Unfinished)>,
+    taken_over: &mut Vec<Waiting>,
 ) -> Result<(), SessionError> {
     let reader = groups.store().shard(shard);
     let unowned = tokio::task::spawn_blocking(move || {
         let mut unowned = Vec::new();
-        reader.unfinished(&mut |work| {
-            if work.owner.is_none() && work.started.is_none() {
-                unowned.push(work);
-            }
+        reader.unowned(&mut |id, attempt| {
+            unowned.push(Waiting { id, shard, attempt });
             ControlFlow::Continue(())
         })?;
         Ok::<_, raft_store::StoreError>(unowned)
@@ -85,13 +95,15 @@ async fn take_over(
     .await
     .map_err(|_| ProposeError::Stopped)??;
 
-    let assigns = unowned
-        .iter()
-        .map(|work| groups.propose_shard(shard, ShardOp::Assign { id: work.id, session, attempt: work.attempt }));
-    let replies = futures_util::future::join_all(assigns).await;
-    for (work, reply) in unowned.into_iter().zip(replies) {
+    // Not all at once: a backlog of any size must not outlast the patience for a single answer.
+    let assign = |waiting: Waiting| async move {
+        let op = ShardOp::Assign { id: waiting.id, session, attempt: waiting.attempt };
+        (waiting, groups.insist_shard(shard, op).await)
+    };
+    let mut assigned = stream::iter(unowned).map(assign).buffered(ASSIGNING);
+    while let Some((waiting, reply)) = assigned.next().await {
         match reply? {
-            ShardReply::Assigned => taken_over.push((shard, work)),
+            ShardReply::Assigned => taken_over.push(waiting),
             // Finished or taken meanwhile: not ours.
             ShardReply::NotAssigned => {}
             ShardReply::SessionFenced => return Err(SessionError::Fenced(session)),
@@ -104,17 +116,7 @@ async fn take_over(
 /// Asks whether attempt `attempt` of `id` may run here, until there is an answer: an unanswered question is asked
 /// again, never decided.
 pub async fn may_start(groups: &Groups, shard: ShardId, id: ActivationId, session: SessionId, attempt: u32) -> bool {
-    loop {
-        match groups.propose_shard(shard, ShardOp::Start { id, session, attempt }).await {
-            Ok(ShardReply::Granted) => return true,
-            Ok(_) => return false,
-            Err(ProposeError::Stopped | ProposeError::Fatal(_)) => return false,
-            Err(error) => {
-                tracing::warn!(activation_id = %id, %error, "start not answered, asking again");
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            }
-        }
-    }
+    matches!(groups.insist_shard(shard, ShardOp::Start { id, session, attempt }).await, Ok(ShardReply::Granted))
 }
 
 fn unexpected(command: &'static str, reply: &impl std::fmt::Debug) -> SessionError {

@@ -12,13 +12,12 @@ use std::{
 
 use parking_lot::Mutex;
 use protocol::{
-    ActivationId, ActivationStatus, EntityName, FullyQualifiedName, SessionId, ShardId,
+    ActivationStatus, EntityName, FullyQualifiedName, SessionId,
     activation::Response,
     codec,
     command::{Accept, AcceptedWork, ShardOp, ShardReply},
     messages,
 };
-use raft_store::Unfinished;
 
 use super::{
     InvokeError, Invoked, Invoker, failure, need, not_provisioned, pool_key,
@@ -27,7 +26,10 @@ use super::{
 use crate::{
     activations::record::{self, Times},
     clock,
-    cluster::{raft::ProposeError, session},
+    cluster::{
+        raft::ProposeError,
+        session::{self, Waiting},
+    },
     containers::{AcquireError, Lease, PoolKey},
     entities::resolved::ResolvedAction,
 };
@@ -51,14 +53,6 @@ struct Queue {
     waiting: VecDeque<Waiting>,
     /// Tasks that ask for a container.
     asking: usize,
-}
-
-/// One accepted activation. What it runs lies in the shard.
-#[derive(Debug, Clone, Copy)]
-struct Waiting {
-    id: ActivationId,
-    shard: ShardId,
-    attempt: u32,
 }
 
 /// A container that has just run accepted work.
@@ -189,19 +183,20 @@ impl Invoker {
         parts.groups.propose_shard(shard, ShardOp::Accept(Box::new(accept))).await
     }
 
-    /// Places what this session took over from an earlier one.
-    pub fn resume(&self, taken_over: Vec<(ShardId, Unfinished)>) {
-        for (shard, unfinished) in taken_over {
-            match codec::decode::<AcceptedWork>(&unfinished.work) {
-                Ok(work) => {
-                    let waiting = Waiting { id: unfinished.id, shard, attempt: unfinished.attempt };
-                    self.enqueue((work.namespace, work.action), waiting);
+    /// Places what this session took over from an earlier one, beside new work: payloads are read one by one, and only
+    /// to learn which action each is for.
+    pub fn resume(&self, taken_over: Vec<Waiting>) {
+        let invoker = self.clone();
+        self.background(async move {
+            for waiting in taken_over {
+                if invoker.is_stopping() {
+                    return;
                 }
-                Err(error) => {
-                    tracing::error!(activation_id = %unfinished.id, %error, "accepted work cannot be read; it stays in its shard");
+                if let Some(work) = invoker.read(waiting).await {
+                    invoker.enqueue((work.namespace, work.action), waiting);
                 }
             }
-        }
+        });
     }
 
     fn enqueue(&self, key: QueueKey, waiting: Waiting) {
