@@ -247,6 +247,13 @@ pub const ABNORMAL_INITIALIZATION: &str = "The action did not initialize and exi
 /// The container ended during `/run`; also what is told when the platform itself failed there.
 pub const ABNORMAL_RUN: &str = "The action did not produce a valid response and exited unexpectedly.";
 
+/// What ActionLoop's proxy, which outlives the action's process, tells of its end during `/run`.
+pub const COMMAND_EXITED: &str = "command exited";
+
+/// The same during `/init`; the first stands in the logs.
+pub const COMMAND_EXITED_INITIALIZING: &str = "Command exited abruptly during initialization.";
+pub const CANNOT_START: &str = "Cannot start action. Check logs for details.";
+
 /// The container was killed for its memory.
 pub const MEMORY_EXHAUSTED: &str = "The action exhausted its memory and was aborted.";
 

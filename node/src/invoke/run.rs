@@ -15,7 +15,11 @@ use super::{Invoker, failure, need};
 use crate::{
     activations::record::Times,
     clock,
-    containers::{AcquireError, Lease, backend::LogRequest, container::Live},
+    containers::{
+        AcquireError, Lease,
+        backend::{LogRequest, Loss},
+        container::Live,
+    },
     entities::resolved::ResolvedAction,
     runtime::{
         outcome::{InitVerdict, RunVerdict, classify_init, classify_run},
@@ -124,8 +128,8 @@ async fn attempt(invoker: &Invoker, work: &AcceptedWork, action: &ResolvedAction
         let init_ms = called.elapsed.as_millis() as u64;
         times.init_ms = Some(init_ms);
         times.end_ms = times.start_ms + init_ms;
-        let for_memory = lost(&called) && lease.container.killed_for_memory().await;
-        match classify_init(&called, timeout, for_memory) {
+        let loss = loss(lease, Endpoint::Init, &called).await;
+        match classify_init(&called, timeout, loss) {
             InitVerdict::Initialized => lease.initialized = true,
             InitVerdict::Reschedule => return Attempt::NotStarted(reason(&called)),
             InitVerdict::Failed { response, timed_out } => {
@@ -153,8 +157,8 @@ async fn attempt(invoker: &Invoker, work: &AcceptedWork, action: &ResolvedAction
     // Init and run count, the gap between them does not.
     times.end_ms = run_began_ms + called.elapsed.as_millis() as u64;
     times.start_ms = run_began_ms - times.init_ms.unwrap_or(0);
-    let for_memory = lost(&called) && lease.container.killed_for_memory().await;
-    match classify_run(&called, timeout, for_memory) {
+    let loss = loss(lease, Endpoint::Run, &called).await;
+    match classify_run(&called, timeout, loss) {
         RunVerdict::Finished { response, timed_out, keep_container } => {
             times.timed_out = timed_out;
             Attempt::Ran { response, times, reusable: keep_container }
@@ -163,8 +167,11 @@ async fn attempt(invoker: &Invoker, work: &AcceptedWork, action: &ResolvedAction
     }
 }
 
-fn lost(called: &CallOutcome) -> bool {
-    matches!(called.observed, Observed::Lost(_))
+async fn loss(lease: &mut Lease, during: Endpoint, called: &CallOutcome) -> Loss {
+    match called.observed {
+        Observed::Lost(_) => lease.container.why_lost(during).await,
+        _ => Loss::Unexplained,
+    }
 }
 
 /// Why a container did not take the work, for the log.

@@ -25,6 +25,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use protocol::messages::{CANNOT_START, COMMAND_EXITED};
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
@@ -33,7 +34,6 @@ use super::archive::{self, Format, Limits};
 use crate::activations::logs::SENTINEL;
 
 const NO_BINARY: &str = "The action failed to generate or locate a binary. See logs for details.";
-const CANNOT_START: &str = "Cannot start action. Check logs for details.";
 const NO_CODE: &str = "Missing main/no code to execute.";
 const TWICE: &str = "Cannot initialize the action more than once.";
 const NO_DICTIONARY: &str = "The action did not return a dictionary or array.";
@@ -147,12 +147,12 @@ impl Launcher {
     fn run(&mut self, body: &[u8]) -> Answer {
         let answer = match &mut self.protocol {
             Protocol::Loop(None) => return error(500, "no action defined yet"),
-            Protocol::Loop(Some(action)) if action.has_exited() => return error(500, "command exited"),
+            Protocol::Loop(Some(action)) if action.has_exited() => return error(500, COMMAND_EXITED),
             Protocol::Loop(Some(action)) => match action.interact(body) {
                 Ok(line) => checked_line(line),
                 Err(reason) => {
                     eprintln!("{reason}");
-                    error(400, "command exited")
+                    error(400, COMMAND_EXITED)
                 }
             },
             Protocol::Skeleton(_) if !self.initialized => return error(502, NO_BINARY),

@@ -13,6 +13,7 @@ use serde::de::{Deserializer as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::proxy_client::{AnswerBody, CallOutcome, Observed};
+use crate::containers::backend::Loss;
 
 /// What `/init` came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,11 +42,11 @@ pub enum RunVerdict {
     },
 }
 
-/// Reads the outcome of `/init`. `timeout`: the action's. `out_of_memory`: the container was killed for it, asked
-/// after [`Observed::Lost`] only.
+/// Reads the outcome of `/init`. `timeout`: the action's. `loss`: why there is no answer, looked at after
+/// [`Observed::Lost`] only.
 ///
 /// A 200 is a success however long it took.
-pub fn classify_init(outcome: &CallOutcome, timeout: Duration, out_of_memory: bool) -> InitVerdict {
+pub fn classify_init(outcome: &CallOutcome, timeout: Duration, loss: Loss) -> InitVerdict {
     let timed_out = || InitVerdict::Failed {
         response: failed(developer_error(messages::timed_out_initializing(timeout.as_millis())), None),
         timed_out: true,
@@ -53,8 +54,9 @@ pub fn classify_init(outcome: &CallOutcome, timeout: Duration, out_of_memory: bo
     let response = match &outcome.observed {
         Observed::NotSent(_) => return InitVerdict::Reschedule,
         Observed::TimedOut => return timed_out(),
-        Observed::Lost(_) if out_of_memory => failed(developer_error(messages::MEMORY_EXHAUSTED), None),
+        Observed::Lost(_) if loss == Loss::OutOfMemory => failed(developer_error(messages::MEMORY_EXHAUSTED), None),
         Observed::Lost(_) if outcome.elapsed >= timeout => return timed_out(),
+        Observed::Lost(_) if loss == Loss::CommandExited => told_by_proxy(messages::CANNOT_START),
         Observed::Lost(_) => failed(developer_error(messages::ABNORMAL_INITIALIZATION), None),
         Observed::Answer(answer) => match (answer.status, &answer.body) {
             (503, _) => return InitVerdict::Reschedule,
@@ -79,11 +81,11 @@ pub fn classify_init(outcome: &CallOutcome, timeout: Duration, out_of_memory: bo
 /// Reads the outcome of `/run`; arguments as for [`classify_init`].
 ///
 /// An answer that came after the timeout is still a timeout.
-pub fn classify_run(outcome: &CallOutcome, timeout: Duration, out_of_memory: bool) -> RunVerdict {
+pub fn classify_run(outcome: &CallOutcome, timeout: Duration, loss: Loss) -> RunVerdict {
     let response = match &outcome.observed {
         Observed::NotSent(_) => return RunVerdict::Reschedule,
         Observed::Answer(answer) if answer.status == 503 => return RunVerdict::Reschedule,
-        Observed::Lost(_) if out_of_memory => failed(developer_error(messages::MEMORY_EXHAUSTED), None),
+        Observed::Lost(_) if loss == Loss::OutOfMemory => failed(developer_error(messages::MEMORY_EXHAUSTED), None),
         Observed::TimedOut | Observed::Lost(_) | Observed::Answer(_)
             if outcome.elapsed >= timeout || matches!(outcome.observed, Observed::TimedOut) =>
         {
@@ -93,6 +95,7 @@ pub fn classify_run(outcome: &CallOutcome, timeout: Duration, out_of_memory: boo
                 keep_container: false,
             };
         }
+        Observed::Lost(_) if loss == Loss::CommandExited => told_by_proxy(messages::COMMAND_EXITED),
         Observed::TimedOut | Observed::Lost(_) => failed(developer_error(messages::ABNORMAL_RUN), None),
         Observed::Answer(answer) => match &answer.body {
             AnswerBody::TooLong { length, limit, prefix } => {
@@ -130,6 +133,14 @@ fn result_of(status: u16, body: &[u8]) -> Response {
 fn failed((status, error): (ActivationStatus, RawJson), size: Option<u64>) -> Response {
     let result = format!("{{\"error\":{}}}", error.as_str());
     Response { status, result: Some(RawJson::checked(&result)), size }
+}
+
+/// A developer error as if a proxy had answered it: then it has the size of that answer.
+fn told_by_proxy(text: &str) -> Response {
+    let response = failed(developer_error(text), None);
+    // The proxy ends its answer with a line end.
+    let size = response.result.as_ref().map(|result| characters(result.as_str()) + 1);
+    Response { size, ..response }
 }
 
 fn developer_error(text: impl AsRef<str>) -> (ActivationStatus, RawJson) {

@@ -103,7 +103,13 @@ async fn results_of_every_form() {
         ("def main(args): raise Exception('planned é')", ApplicationError, json!({"error": "planned é"})),
         ("def main(args): return args['missing']", ApplicationError, json!({"error": "'missing'"})),
         ("def main(args): raise KeyboardInterrupt", DeveloperError, json!({"error": "command exited"})),
-        ("import os\ndef main(args): os._exit(1)", DeveloperError, json!({"error": crate::suite::ABNORMAL_RUN})),
+        ("import os\ndef main(args): os._exit(0)", DeveloperError, json!({"error": "command exited"})),
+        ("import os\ndef main(args): os.kill(os.getpid(), 11)", DeveloperError, json!({"error": "command exited"})),
+        (
+            "import os, subprocess\ndef main(args):\n    subprocess.Popen(['sleep', '60'])\n    os._exit(1)",
+            DeveloperError,
+            json!({"error": "command exited"}),
+        ),
         ("def main(args): return {'name': __name__}", Success, json!({"name": "main__"})),
     ];
     for (code, status, result) in cases {
@@ -118,6 +124,29 @@ async fn results_of_every_form() {
 }
 
 #[tokio::test]
+async fn its_end_is_told_alike_without_a_zygote() {
+    let fixture = Fixture::with(|config| config.warm_zygote = false).await;
+    let zygote = fixture.folder().join("process/launchers/zygote.py");
+    std::fs::write(zygote, "raise SystemExit").expect("the zygote is broken");
+    let subject = subject(&fixture);
+    for (code, result, log) in [
+        ("import os\ndef main(args): os._exit(0)", json!({"error": "command exited"}), ""),
+        ("import os\ndef main(args): os.kill(os.getpid(), 9)", json!({"error": "command exited"}), ""),
+        (
+            "import os; print('before'); os._exit(1)",
+            json!({ "error": CANNOT_START }),
+            "stderr: Command exited abruptly during initialization.",
+        ),
+    ] {
+        let (_, got, logs) = once(&subject, text(code), "main", json!({})).await;
+        assert_eq!(got, result, "{code}: {logs}");
+        assert!(logs.contains(log), "{code}: {logs}");
+    }
+    assert!(zygotes_of(fixture.folder()).is_empty());
+    fixture.stop().await;
+}
+
+#[tokio::test]
 async fn failures_of_init_are_in_the_logs() {
     let fixture = Fixture::start().await;
     let subject = subject(&fixture);
@@ -127,6 +156,8 @@ async fn failures_of_init_are_in_the_logs() {
         ("1 / 0", CANNOT_START, "ZeroDivisionError"),
         ("def other(args): return {}", CANNOT_START, "cannot import name 'main'"),
         ("import sys; sys.exit(1)", CANNOT_START, "Command exited abruptly during initialization."),
+        ("import os; os._exit(1)", CANNOT_START, "Command exited abruptly during initialization."),
+        ("import os; os.kill(os.getpid(), 9)", CANNOT_START, "Command exited abruptly during initialization."),
     ];
     for (code, error, log) in cases {
         let (status, result, logs) = once(&subject, text(code), "main", json!({})).await;

@@ -33,13 +33,18 @@ impl Fixture {
 
     /// With or without the sandbox.
     pub async fn with_sandbox(sandboxed: bool) -> Self {
+        Self::with(|config| config.sandbox.unsafe_no_sandbox = !sandboxed).await
+    }
+
+    /// As it runs in earnest, but for what `configure` changes.
+    pub async fn with(configure: impl FnOnce(&mut ProcessConfig)) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let program = program();
         let mut sandbox = SandboxConfig::new(folder.path().join("sandbox"), 3233);
-        sandbox.unsafe_no_sandbox = !sandboxed;
         sandbox.init_program = program.clone();
         let mut config = ProcessConfig::from_environment(sandbox, folder.path().join("process")).expect("a config");
         config.program = program;
+        configure(&mut config);
         let backend = ProcessBackend::start(config).await.expect("a back end");
         Self { backend, folder }
     }

@@ -10,6 +10,8 @@ use std::{os::unix::net::UnixStream, time::Duration};
 use async_trait::async_trait;
 use protocol::ByteSize;
 
+use crate::runtime::Endpoint;
+
 /// Runs containers: processes in a sandbox, Docker containers, or simulated ones.
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
@@ -69,8 +71,8 @@ pub trait Container: Send + Sync {
     /// The lines since the previous collection, formatted as records hold them.
     async fn collect_logs(&mut self, request: LogRequest) -> CollectedLogs;
 
-    /// After a connection was lost: was it for want of memory? May wait up to 2 s for the answer.
-    async fn killed_for_memory(&mut self) -> bool;
+    /// Why its connection was lost in a call of `during`. May wait up to 2 s for the answer.
+    async fn why_lost(&mut self, during: Endpoint) -> Loss;
 
     /// Freezes all its processes. The connection was closed before by the caller if [`Container::connect`] makes a new one.
     async fn pause(&mut self) -> std::io::Result<()>;
@@ -87,6 +89,16 @@ pub trait Container: Send + Sync {
 pub enum Connection {
     Unix(UnixStream),
     Tcp(std::net::TcpStream),
+}
+
+/// Why a container gave no answer, as far as it can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// It was killed for want of memory.
+    OutOfMemory,
+    /// The process of the action ended, where OpenWhisk's runtime has a proxy that outlives it and tells.
+    CommandExited,
+    Unexplained,
 }
 
 /// How to collect the logs of one activation.

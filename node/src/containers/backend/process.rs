@@ -199,6 +199,7 @@ impl ProcessBackend {
             stderr: writers.stderr,
             connection: theirs.into(),
         };
+        let is_python = matches!(start, Start::Fork(_));
         let started = match start {
             Start::Spawn(argv) => sandbox.spawn(payload(argv)).await.map_err(|error| platform(error).into()),
             Start::Fork(python) => match self.zygotes.get(python).await {
@@ -217,7 +218,7 @@ impl ProcessBackend {
             sandbox.destroy().await;
             return Err(failure);
         }
-        Ok(Box::new(ProcessContainer::new(spec.name.clone(), sandbox, connection, output)))
+        Ok(Box::new(ProcessContainer::new(spec.name.clone(), sandbox, connection, output, is_python)))
     }
 
     fn environment(&self, spec: &ContainerSpec) -> Vec<(String, String)> {

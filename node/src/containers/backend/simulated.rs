@@ -26,10 +26,11 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Backend, CollectedLogs, Connection, Container, ContainerSpec, CreateError, LogRequest};
+use super::{Backend, CollectedLogs, Connection, Container, ContainerSpec, CreateError, LogRequest, Loss};
 use crate::{
     activations::logs::{LogBuffer, SENTINEL, SILENCE, Stream},
     clock,
+    runtime::Endpoint,
 };
 
 /// What every simulated container has in common.
@@ -227,8 +228,8 @@ impl Container for SimulatedContainer {
         self.state.logs.lock().collect(request, missing, clock::now())
     }
 
-    async fn killed_for_memory(&mut self) -> bool {
-        self.state.out_of_memory.load(Ordering::SeqCst)
+    async fn why_lost(&mut self, _: Endpoint) -> Loss {
+        if self.state.out_of_memory.load(Ordering::SeqCst) { Loss::OutOfMemory } else { Loss::Unexplained }
     }
 
     async fn pause(&mut self) -> std::io::Result<()> {
@@ -412,7 +413,7 @@ async fn take(time: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::{AnswerLimits, Endpoint, Observed, ProxyConnection};
+    use crate::runtime::{AnswerLimits, Observed, ProxyConnection};
 
     #[tokio::test(start_paused = true)]
     async fn simulated_time_passes_without_waiting() {

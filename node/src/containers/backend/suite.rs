@@ -11,7 +11,7 @@ use std::{
 };
 
 use node::{
-    containers::backend::{Backend, CollectedLogs, Container, ContainerSpec, LogRequest},
+    containers::backend::{Backend, CollectedLogs, Container, ContainerSpec, LogRequest, Loss},
     runtime::{
         AnswerLimits, CallOutcome, Endpoint, InitVerdict, Observed, ProxyConnection, RunVerdict, classify_init,
         classify_run,
@@ -130,8 +130,15 @@ impl Running {
     pub async fn init_value(&mut self, value: Value, timeout: Duration) -> InitVerdict {
         let body = json!({ "value": value }).to_string();
         let outcome = self.call(Endpoint::Init, body.as_bytes(), timeout, AnswerLimits::default()).await;
-        let out_of_memory = matches!(outcome.observed, Observed::Lost(_)) && self.container.killed_for_memory().await;
-        classify_init(&outcome, timeout, out_of_memory)
+        let loss = self.loss(Endpoint::Init, &outcome).await;
+        classify_init(&outcome, timeout, loss)
+    }
+
+    async fn loss(&mut self, during: Endpoint, outcome: &CallOutcome) -> Loss {
+        match outcome.observed {
+            Observed::Lost(_) => self.container.why_lost(during).await,
+            _ => Loss::Unexplained,
+        }
     }
 
     /// Calls the proxy as the invoker does, with the logs flowing.
@@ -159,8 +166,8 @@ impl Running {
             "api_key": "uuid:key",
         });
         let outcome = self.call(Endpoint::Run, body.to_string().as_bytes(), timeout, limits).await;
-        let out_of_memory = matches!(outcome.observed, Observed::Lost(_)) && self.container.killed_for_memory().await;
-        let verdict = classify_run(&outcome, timeout, out_of_memory);
+        let loss = self.loss(Endpoint::Run, &outcome).await;
+        let verdict = classify_run(&outcome, timeout, loss);
         let RunVerdict::Finished { response, timed_out, keep_container } = verdict else {
             panic!("rescheduled: {outcome:?}")
         };
@@ -267,7 +274,7 @@ async fn is_initialized_once(subject: &Subject<'_>) {
 async fn refuses_to_run_before_init(subject: &Subject<'_>) {
     let mut running = Running::start(subject).await;
     let outcome = running.call(Endpoint::Run, br#"{"value":{}}"#, LONG, AnswerLimits::default()).await;
-    match classify_run(&outcome, LONG, false) {
+    match classify_run(&outcome, LONG, Loss::Unexplained) {
         RunVerdict::Finished { response, .. } => assert_eq!(response.status, ActivationStatus::DeveloperError),
         RunVerdict::Reschedule => panic!("{outcome:?}"),
     }

@@ -12,8 +12,11 @@ use std::{
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-use crate::containers::backend::{
-    Backend, CollectedLogs, Connection, Container, ContainerSpec, CreateError, LogRequest,
+use crate::{
+    containers::backend::{
+        Backend, CollectedLogs, Connection, Container, ContainerSpec, CreateError, LogRequest, Loss,
+    },
+    runtime::Endpoint,
 };
 
 #[derive(Debug, Default)]
@@ -120,8 +123,8 @@ impl Container for FakeContainer {
         CollectedLogs::default()
     }
 
-    async fn killed_for_memory(&mut self) -> bool {
-        false
+    async fn why_lost(&mut self, _: Endpoint) -> Loss {
+        Loss::Unexplained
     }
 
     async fn pause(&mut self) -> std::io::Result<()> {

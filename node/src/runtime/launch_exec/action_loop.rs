@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use protocol::messages;
 use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::{OFlags, fcntl_getfl, fcntl_setfl},
@@ -66,13 +67,13 @@ impl ActionLoop {
         set_nonblocking(&input).and_then(|()| set_nonblocking(&output)).map_err(failed)?;
         let mut action = Self { child, input, output: output.into(), exit, read_ahead: Vec::new() };
         if wait_for_ack {
-            let line = action.read_line().map_err(|_| "Command exited abruptly during initialization.".to_owned())?;
+            let line = action.read_line().map_err(|_| messages::COMMAND_EXITED_INITIALIZING.to_owned())?;
             let acknowledged = serde_json::from_slice::<Acknowledgement>(&line).map_err(|error| error.to_string())?;
             if !acknowledged.ok {
                 return Err("The action did not initialize properly.".to_owned());
             }
         } else if action.exits_within(START_WATCH) {
-            return Err("command exited".to_owned());
+            return Err(messages::COMMAND_EXITED.to_owned());
         }
         Ok(action)
     }

@@ -24,7 +24,7 @@ fn too_long(status: u16) -> CallOutcome {
 }
 
 fn run(outcome: &CallOutcome) -> (ActivationStatus, String, Option<u64>) {
-    match classify_run(outcome, TIMEOUT, false) {
+    match classify_run(outcome, TIMEOUT, Loss::Unexplained) {
         RunVerdict::Finished { response, timed_out, keep_container } => {
             assert!(!timed_out);
             assert_eq!(
@@ -38,7 +38,7 @@ fn run(outcome: &CallOutcome) -> (ActivationStatus, String, Option<u64>) {
 }
 
 fn init(outcome: &CallOutcome) -> (ActivationStatus, String, Option<u64>) {
-    match classify_init(outcome, TIMEOUT, false) {
+    match classify_init(outcome, TIMEOUT, Loss::Unexplained) {
         InitVerdict::Failed { response, timed_out: false } => {
             (response.status, response.result.unwrap().as_str().to_owned(), response.size)
         }
@@ -114,7 +114,7 @@ fn a_body_beyond_the_limit_is_an_application_error_at_run_and_a_developer_error_
 fn run_without_an_answer() {
     let text = r#"{"error":"The action did not produce a valid response and exited unexpectedly."}"#;
     assert_eq!(run(&after(10, lost())), (DeveloperError, text.to_owned(), None));
-    match classify_run(&after(10, lost()), TIMEOUT, true) {
+    match classify_run(&after(10, lost()), TIMEOUT, Loss::OutOfMemory) {
         RunVerdict::Finished { response, timed_out: false, keep_container: false } => {
             let text = r#"{"error":"The action exhausted its memory and was aborted."}"#;
             assert_eq!((response.status, response.result.unwrap().as_str()), (DeveloperError, text));
@@ -127,7 +127,7 @@ fn run_without_an_answer() {
 fn run_beyond_its_time() {
     let late_answer = Observed::Answer(Answer { status: 200, body: AnswerBody::Whole(b"{}".into()) });
     for outcome in [after(3001, Observed::TimedOut), after(3000, late_answer), after(3000, lost())] {
-        match classify_run(&outcome, TIMEOUT, false) {
+        match classify_run(&outcome, TIMEOUT, Loss::Unexplained) {
             RunVerdict::Finished { response, timed_out: true, keep_container: false } => {
                 let text = r#"{"error":"The action exceeded its time limits of 3000 milliseconds."}"#;
                 assert_eq!((response.status, response.result.unwrap().as_str()), (DeveloperError, text));
@@ -140,19 +140,19 @@ fn run_beyond_its_time() {
 #[test]
 fn work_that_no_container_took_is_rescheduled() {
     let refused = || after(1, Observed::NotSent(io::ErrorKind::BrokenPipe.into()));
-    assert_eq!(classify_run(&refused(), TIMEOUT, false), RunVerdict::Reschedule);
-    assert_eq!(classify_init(&refused(), TIMEOUT, false), InitVerdict::Reschedule);
-    assert_eq!(classify_run(&answer(503, "{\"error\":1}"), TIMEOUT, false), RunVerdict::Reschedule);
-    assert_eq!(classify_init(&answer(503, ""), TIMEOUT, false), InitVerdict::Reschedule);
+    assert_eq!(classify_run(&refused(), TIMEOUT, Loss::Unexplained), RunVerdict::Reschedule);
+    assert_eq!(classify_init(&refused(), TIMEOUT, Loss::Unexplained), InitVerdict::Reschedule);
+    assert_eq!(classify_run(&answer(503, "{\"error\":1}"), TIMEOUT, Loss::Unexplained), RunVerdict::Reschedule);
+    assert_eq!(classify_init(&answer(503, ""), TIMEOUT, Loss::Unexplained), InitVerdict::Reschedule);
     let late = after(4000, Observed::Answer(Answer { status: 503, body: AnswerBody::Whole(Vec::new()) }));
-    assert_eq!(classify_run(&late, TIMEOUT, false), RunVerdict::Reschedule);
+    assert_eq!(classify_run(&late, TIMEOUT, Loss::Unexplained), RunVerdict::Reschedule);
 }
 
 #[test]
 fn every_answer_of_init() {
-    assert_eq!(classify_init(&answer(200, ""), TIMEOUT, false), InitVerdict::Initialized);
+    assert_eq!(classify_init(&answer(200, ""), TIMEOUT, Loss::Unexplained), InitVerdict::Initialized);
     let late = after(9000, Observed::Answer(Answer { status: 200, body: AnswerBody::Whole(b"{\"OK\":true}".into()) }));
-    assert_eq!(classify_init(&late, TIMEOUT, false), InitVerdict::Initialized);
+    assert_eq!(classify_init(&late, TIMEOUT, Loss::Unexplained), InitVerdict::Initialized);
     let cases = [
         (502, r#"{"error":{"a":1},"b":2}"#, r#"{"error":{"a":1}}"#.to_owned()),
         (403, "", r#"{"error":"The action failed during initialization."}"#.to_owned()),
@@ -169,7 +169,7 @@ fn every_answer_of_init() {
 #[test]
 fn init_without_an_answer() {
     for outcome in [after(3001, Observed::TimedOut), after(3001, lost())] {
-        match classify_init(&outcome, TIMEOUT, false) {
+        match classify_init(&outcome, TIMEOUT, Loss::Unexplained) {
             InitVerdict::Failed { response, timed_out: true } => {
                 let text =
                     r#"{"error":"The action exceeded its time limits of 3000 milliseconds during initialization."}"#;
@@ -178,7 +178,11 @@ fn init_without_an_answer() {
             other => panic!("{other:?}"),
         }
     }
-    match classify_init(&after(10, lost()), TIMEOUT, true) {
+    match classify_init(&after(3001, lost()), TIMEOUT, Loss::CommandExited) {
+        InitVerdict::Failed { timed_out: true, .. } => {}
+        other => panic!("{other:?}"),
+    }
+    match classify_init(&after(10, lost()), TIMEOUT, Loss::OutOfMemory) {
         InitVerdict::Failed { response, timed_out: false } => {
             assert_eq!(
                 response.result.unwrap().as_str(),
@@ -187,4 +191,33 @@ fn init_without_an_answer() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+/// As an answer of the proxy would be: see `400 command exited` above.
+#[test]
+fn the_end_of_a_command_is_told_as_by_its_proxy() {
+    let answer = "{\"error\":\"Cannot start action. Check logs for details.\"}\n";
+    let InitVerdict::Failed { response, timed_out: false } =
+        classify_init(&after(10, lost()), TIMEOUT, Loss::CommandExited)
+    else {
+        panic!("not failed")
+    };
+    let told = (response.status, response.result.unwrap().as_str().to_owned(), response.size);
+    assert_eq!(told, init(&self::answer(502, answer)));
+    let RunVerdict::Finished { response, timed_out: false, keep_container: false } =
+        classify_run(&after(10, lost()), TIMEOUT, Loss::CommandExited)
+    else {
+        panic!("not failed")
+    };
+    let told = (response.status, response.result.unwrap().as_str().to_owned(), response.size);
+    assert_eq!(told, run(&self::answer(400, "{\"error\":\"command exited\"}\n")));
+    // An answer is not overruled, nor is the time.
+    assert_eq!(
+        classify_run(&self::answer(200, "{}"), TIMEOUT, Loss::CommandExited),
+        classify_run(&self::answer(200, "{}"), TIMEOUT, Loss::Unexplained)
+    );
+    assert!(matches!(
+        classify_run(&after(3000, lost()), TIMEOUT, Loss::CommandExited),
+        RunVerdict::Finished { timed_out: true, .. }
+    ));
 }

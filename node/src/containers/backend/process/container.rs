@@ -3,10 +3,15 @@
 use std::{convert::Infallible, io, os::unix::net::UnixStream, time::Duration};
 
 use async_trait::async_trait;
+use protocol::messages;
 use tokio::time::Instant;
 
 use super::output::Output;
-use crate::containers::backend::{CollectedLogs, Connection, Container, LogRequest, sandbox::Sandbox};
+use crate::{
+    activations::logs::Stream,
+    containers::backend::{CollectedLogs, Connection, Container, LogRequest, Loss, sandbox::Sandbox},
+    runtime::Endpoint,
+};
 
 /// How long the reason of an end is looked for, and how often. The kernel counts a kill before it kills, so what is not
 /// known now will hardly be; upstream's two seconds are for Docker, which tells it late.
@@ -19,12 +24,29 @@ pub(super) struct ProcessContainer {
     sandbox: Sandbox,
     connection: UnixStream,
     output: Output,
+    /// One process is both the action and what OpenWhisk has as a proxy beside it.
+    is_its_own_proxy: bool,
     paused: bool,
 }
 
 impl ProcessContainer {
-    pub fn new(name: String, sandbox: Sandbox, connection: UnixStream, output: Output) -> Self {
-        Self { name, sandbox, connection, output, paused: false }
+    pub fn new(name: String, sandbox: Sandbox, connection: UnixStream, output: Output, is_its_own_proxy: bool) -> Self {
+        Self { name, sandbox, connection, output, is_its_own_proxy, paused: false }
+    }
+
+    async fn killed_for_memory(&mut self) -> bool {
+        let until = Instant::now() + REASON_PATIENCE;
+        loop {
+            // In this order: what killed the processes is known before they have ended.
+            let alive = self.sandbox.is_alive();
+            if self.sandbox.killed_for_memory() {
+                return true;
+            }
+            if !alive || Instant::now() >= until {
+                return false;
+            }
+            tokio::time::sleep(REASON_POLL).await;
+        }
     }
 }
 
@@ -47,19 +69,17 @@ impl Container for ProcessContainer {
         self.output.collect(request).await
     }
 
-    async fn killed_for_memory(&mut self) -> bool {
-        let until = Instant::now() + REASON_PATIENCE;
-        loop {
-            // In this order: what killed the processes is known before they have ended.
-            let alive = self.sandbox.is_alive();
-            if self.sandbox.killed_for_memory() {
-                return true;
-            }
-            if !alive || Instant::now() >= until {
-                return false;
-            }
-            tokio::time::sleep(REASON_POLL).await;
+    async fn why_lost(&mut self, during: Endpoint) -> Loss {
+        if self.killed_for_memory().await {
+            return Loss::OutOfMemory;
         }
+        if !self.is_its_own_proxy {
+            return Loss::Unexplained;
+        }
+        if during == Endpoint::Init {
+            self.output.add(Stream::Stderr, messages::COMMAND_EXITED_INITIALIZING);
+        }
+        Loss::CommandExited
     }
 
     async fn pause(&mut self) -> io::Result<()> {

@@ -95,6 +95,12 @@ impl Output {
         self.logs.collect(request, missing, clock::now())
     }
 
+    /// Adds a line of the platform's behind all that was written.
+    pub fn add(&mut self, stream: Stream, line: &str) {
+        self.read_available();
+        self.logs.push(stream, format!("{line}\n").as_bytes(), clock::now());
+    }
+
     fn ended(&self) -> bool {
         self.stdout.ended && self.stderr.ended
     }
