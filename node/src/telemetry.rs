@@ -1,12 +1,22 @@
-//! Logs: where they go, how they look, and the spans that tie their lines together.
+//! Logs: where they go, how they look, and the transaction that ties the lines of one request together.
 //!
 //! Messages are constant text with fields. Parameters, results and keys are never logged.
 
-use std::io::IsTerminal;
+use std::{fmt, io::IsTerminal};
 
-use protocol::{ActivationId, EntityName, FullyQualifiedName, TransactionId};
-use tracing::Span;
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+use protocol::TransactionId;
+use tokio::task::futures::TaskLocalFuture;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    fmt::{
+        FmtContext, FormatEvent, FormatFields, MakeWriter,
+        format::{JsonFields, Writer},
+    },
+    layer::SubscriberExt,
+    registry::LookupSpan,
+    util::SubscriberInitExt,
+};
 
 use crate::config::LogFormat;
 
@@ -29,12 +39,8 @@ pub struct FilterError {
 /// [`FilterError`].
 pub fn init(format: LogFormat) -> Result<(), FilterError> {
     let filter = filter(std::env::var(FILTER_VARIABLE).ok())?;
-    let registry = tracing_subscriber::registry().with(filter);
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let done = match format {
-        LogFormat::Text => registry.with(layer.with_ansi(std::io::stderr().is_terminal())).try_init(),
-        LogFormat::Json => registry.with(layer.json().flatten_event(true).with_span_list(false)).try_init(),
-    };
+    let lines = lines(format, std::io::stderr, std::io::stderr().is_terminal());
+    let done = tracing_subscriber::registry().with(filter).with(lines).try_init();
     if done.is_ok() {
         std::panic::set_hook(Box::new(|panic| {
             let backtrace = std::backtrace::Backtrace::capture();
@@ -49,19 +55,136 @@ fn filter(value: Option<String>) -> Result<EnvFilter, FilterError> {
     EnvFilter::try_new(&value).map_err(|error| FilterError { value, reason: error.to_string() })
 }
 
-/// The span of one API request.
-pub fn request_span(transid: &TransactionId) -> Span {
-    tracing::info_span!("request", %transid)
+tokio::task_local! {
+    // Not a span: that is made, formatted and closed for every request, and hardly any request logs. Only a line that
+    // is written looks at this.
+    static TRANSACTION: Option<TransactionId>;
 }
 
-/// The span of one activation, inside its request's span if it has one.
-pub fn activation_span(id: ActivationId, namespace: &EntityName, action: &FullyQualifiedName) -> Span {
-    tracing::info_span!("activation", activation_id = %id, %namespace, %action)
+/// Log lines of `future` name `transaction`, those of tasks that it spawns only with [`in_this_transaction`].
+pub fn in_transaction<F: Future>(transaction: TransactionId, future: F) -> TaskLocalFuture<Option<TransactionId>, F> {
+    TRANSACTION.scope(Some(transaction), future)
+}
+
+/// For a task of its own that goes on with what its spawner does: its log lines name the same transaction.
+pub fn in_this_transaction<F: Future>(future: F) -> TaskLocalFuture<Option<TransactionId>, F> {
+    TRANSACTION.scope(this_transaction(), future)
+}
+
+fn this_transaction() -> Option<TransactionId> {
+    // An error: nobody has set one.
+    TRANSACTION.try_with(Clone::clone).ok().flatten()
+}
+
+/// What writes the log's lines.
+fn lines<S, W>(format: LogFormat, writer: W, colours: bool) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
+    let text = tracing_subscriber::fmt::format();
+    match format {
+        LogFormat::Text => {
+            let text = text.with_ansi(colours);
+            layer.with_ansi(colours).event_format(Lines { one: text, name: name_in_text }).boxed()
+        }
+        LogFormat::Json => {
+            let json = text.json().flatten_event(true).with_span_list(false);
+            layer.fmt_fields(JsonFields::new()).event_format(Lines { one: json, name: name_in_json }).boxed()
+        }
+    }
+}
+
+/// Lines as `one` writes them, and where there is a transaction, with its name at the end.
+struct Lines<F> {
+    one: F,
+    /// The name as it follows the rest of a line. It is the caller's choice, so it is quoted.
+    name: fn(&str, &TransactionId) -> String,
+}
+
+fn name_in_text(line: &str, transaction: &TransactionId) -> String {
+    format!("{line} transid={:?}", transaction.0)
+}
+
+fn name_in_json(line: &str, transaction: &TransactionId) -> String {
+    let object = line.strip_suffix('}').unwrap_or(line);
+    format!("{object},\"transid\":{}}}", serde_json::Value::from(&*transaction.0))
+}
+
+impl<S, N, F> FormatEvent<S, N> for Lines<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let Some(transaction) = this_transaction() else {
+            return self.one.format_event(context, writer, event);
+        };
+        let mut line = String::new();
+        self.one.format_event(context, Writer::new(&mut line), event)?;
+        writeln!(writer, "{}", (self.name)(line.trim_end_matches('\n'), &transaction))
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{io::Write, sync::Arc};
+
+    use parking_lot::Mutex;
+
     use super::*;
+
+    #[derive(Clone, Default)]
+    struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Buffer {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Three lines: without a transaction, in one, and in a task that goes on with it.
+    fn logged(format: LogFormat) -> Vec<String> {
+        let buffer = Buffer::default();
+        let writer = buffer.clone();
+        let subscriber = tracing_subscriber::registry().with(lines(format, move || writer.clone(), false));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        tracing::subscriber::with_default(subscriber, || {
+            runtime.block_on(in_this_transaction(async { tracing::info!("nobody asked") }));
+            runtime.block_on(in_transaction(TransactionId("t\"1".into()), async {
+                tracing::warn!(activation_id = "a1", "it failed");
+                let beside = async { tracing::warn!("it failed beside") };
+                tokio::spawn(in_this_transaction(beside)).await.unwrap();
+            }));
+        });
+        String::from_utf8(buffer.0.lock().clone()).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn lines_of_a_transaction_name_it_in_json() {
+        let lines: Vec<serde_json::Value> =
+            logged(LogFormat::Json).iter().map(|line| serde_json::from_str(line).expect(line)).collect();
+        let [outside, inside, beside] = &lines[..] else { panic!("{lines:?}") };
+        assert_eq!((&outside["message"], outside.get("transid")), (&"nobody asked".into(), None));
+        assert_eq!((&inside["level"], &inside["message"]), (&"WARN".into(), &"it failed".into()));
+        assert_eq!((&inside["activation_id"], &inside["transid"]), (&"a1".into(), &"t\"1".into()));
+        assert_eq!((&beside["message"], &beside["transid"]), (&"it failed beside".into(), &"t\"1".into()));
+    }
+
+    #[test]
+    fn lines_of_a_transaction_name_it_in_text() {
+        let lines = logged(LogFormat::Text);
+        let [outside, inside, beside] = &lines[..] else { panic!("{lines:?}") };
+        assert!(outside.ends_with(" nobody asked"), "{outside}");
+        assert!(inside.ends_with(r#" it failed activation_id="a1" transid="t\"1""#), "{inside}");
+        assert!(beside.ends_with(r#" it failed beside transid="t\"1""#), "{beside}");
+    }
 
     #[test]
     fn the_filter_is_the_variable_or_the_default() {

@@ -27,7 +27,7 @@ use actix_web::{
     web::{Data, Payload},
 };
 use prometheus_client::registry::Registry;
-use protocol::{ErrorCode, FullyQualifiedName, messages};
+use protocol::{ErrorCode, FullyQualifiedName, TransactionId, messages};
 
 pub use self::server::{Serving, serve};
 use self::{
@@ -37,6 +37,7 @@ use self::{
 };
 use crate::{
     activations::query::Activations, auth::Authenticator, clock, entities::Entities, invoke::Invoker, metrics,
+    telemetry::in_transaction,
 };
 
 /// Longest URI that is looked at, in bytes.
@@ -62,8 +63,18 @@ async fn answer(
     state: Data<AppState>,
     bodies: Data<BodyBudget>,
 ) -> HttpResponse {
-    let received_ms = clock::unix_ms();
     let transaction = transaction_id(&request);
+    in_transaction(transaction.clone(), answer_as(transaction, request, payload, state, bodies)).await
+}
+
+async fn answer_as(
+    transaction: TransactionId,
+    request: HttpRequest,
+    payload: Payload,
+    state: Data<AppState>,
+    bodies: Data<BodyBudget>,
+) -> HttpResponse {
+    let received_ms = clock::unix_ms();
     let under_api = request.uri().path().strip_prefix(BASE).filter(|rest| rest.is_empty() || rest.starts_with('/'));
     let outcome = if request.uri().path_and_query().is_some_and(|uri| uri.as_str().len() > MAX_URI) {
         Err(ApiError::uri_too_long())

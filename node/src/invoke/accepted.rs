@@ -12,7 +12,7 @@ use std::{
 
 use parking_lot::Mutex;
 use protocol::{
-    ActivationStatus, EntityName, FullyQualifiedName, SessionId,
+    ActivationStatus, EntityName, FullyQualifiedName, SessionId, TransactionId,
     activation::Response,
     codec,
     command::{Accept, AcceptedWork, ShardOp, ShardReply},
@@ -32,6 +32,7 @@ use crate::{
     },
     containers::{AcquireError, Lease, PoolKey},
     entities::resolved::ResolvedAction,
+    telemetry::{in_this_transaction, in_transaction},
 };
 
 /// Containers that one action asks for at once on behalf of accepted work. More would only wait in line.
@@ -114,7 +115,8 @@ impl Invoker {
     pub(super) async fn accept(&self, work: AcceptedWork, action: Arc<ResolvedAction>) -> Result<Invoked, InvokeError> {
         let invoker = self.clone();
         // In a task of its own: a caller who goes away between commit and placement must not strand the work.
-        let task = self.0.tasks.spawn(async move { invoker.accept_and_place(work, action).await });
+        let task = async move { invoker.accept_and_place(work, action).await };
+        let task = self.0.tasks.spawn(in_this_transaction(task));
         task.await.unwrap_or(Err(InvokeError::Stopping))
     }
 
@@ -150,10 +152,7 @@ impl Invoker {
             }
         }
         match lease {
-            Some(lease) => {
-                let invoker = self.clone();
-                self.background(async move { invoker.run_started(work, action, lease, Instant::now()).await });
-            }
+            Some(lease) => self.run_beside(work, action, lease, Instant::now()),
             None => {
                 let shard = self.0.parts.groups.shard_of(&work.namespace);
                 self.enqueue(key, Waiting { id, shard, attempt: 0 });
@@ -223,7 +222,17 @@ impl Invoker {
     /// Reads what `waiting` runs and starts it, on the container `held` or else on one that it gets for it. The run goes
     /// on beside.
     async fn place(&self, key: &QueueKey, waiting: Waiting, held: Option<Held>) {
-        let Some((work, action)) = self.prepare(key, waiting).await else {
+        match self.read(waiting).await {
+            Some(work) => {
+                let transaction = TransactionId(work.transaction_id.as_str().into());
+                in_transaction(transaction, self.place_work(key, waiting, work, held)).await;
+            }
+            None => give_back(held),
+        }
+    }
+
+    async fn place_work(&self, key: &QueueKey, waiting: Waiting, work: AcceptedWork, held: Option<Held>) {
+        let Some(action) = self.resolve(key, &work).await else {
             return give_back(held);
         };
         let (lease, since) = match held {
@@ -241,34 +250,32 @@ impl Invoker {
             return lease.give_back();
         }
         if session::may_start(&self.0.parts.groups, waiting.shard, waiting.id, self.session(), waiting.attempt).await {
-            let invoker = self.clone();
-            self.background(async move { invoker.run_started(work, action, lease, since).await });
+            self.run_beside(work, action, lease, since);
         } else {
             tracing::info!(activation_id = %waiting.id, "not started here: it is another's, or over");
             lease.give_back();
         }
     }
 
-    /// What `waiting` runs; `None`: nothing any more, and it has its record.
-    async fn prepare(&self, key: &QueueKey, waiting: Waiting) -> Option<(AcceptedWork, Arc<ResolvedAction>)> {
-        let work = self.read(waiting).await?;
+    /// The action that `work` runs; `None`: there is none any more, and the work has its record.
+    async fn resolve(&self, key: &QueueKey, work: &AcceptedWork) -> Option<Arc<ResolvedAction>> {
         // The latest revision runs, whatever it was when the work was accepted.
         let record = match self.0.parts.entities.action(&key.1, work.binding.as_ref()).await {
-            Ok(Some(action)) => match self.beyond_limits(&work, &action) {
-                None => return Some((work, action)),
+            Ok(Some(action)) => match self.beyond_limits(work, &action) {
+                None => return Some(action),
                 Some(record) => record,
             },
             Ok(None) => {
                 let response = failure(ActivationStatus::ApplicationError, messages::ACTION_REMOVED);
-                record::fallback(&work, None, response, clock::unix_ms())
+                record::fallback(work, None, response, clock::unix_ms())
             }
             Err(error) => {
                 tracing::error!(activation_id = %work.activation_id, %error, "the action could not be read");
                 let response = failure(ActivationStatus::WhiskError, messages::ACTION_FETCH_ERROR);
-                record::fallback(&work, None, response, clock::unix_ms())
+                record::fallback(work, None, response, clock::unix_ms())
             }
         };
-        self.finish(&work, record).await;
+        self.finish(work, record).await;
         None
     }
 
@@ -309,6 +316,12 @@ impl Invoker {
             Err(_) => {}
         }
         None
+    }
+
+    fn run_beside(&self, work: AcceptedWork, action: Arc<ResolvedAction>, lease: Lease, since: Instant) {
+        let invoker = self.clone();
+        let run = async move { invoker.run_started(work, action, lease, since).await };
+        self.background(in_this_transaction(run));
     }
 
     /// Runs work whose start is committed. `since`: when its container began to run this action's accepted work.

@@ -22,6 +22,7 @@ use crate::{
     activations::record,
     containers::{AcquireError, Lease},
     entities::resolved::ResolvedAction,
+    telemetry::in_this_transaction,
 };
 
 type Answer = oneshot::Sender<Result<Invoked, InvokeError>>;
@@ -37,7 +38,8 @@ impl Invoker {
         let (answer, answered) = oneshot::channel();
         let deadline = Instant::now() + wait;
         let invoker = self.clone();
-        self.0.tasks.spawn(async move { invoker.blocking(work, action, deadline, answer).await });
+        let run = async move { invoker.blocking(work, action, deadline, answer).await };
+        self.0.tasks.spawn(in_this_transaction(run));
         // The task answers before it ends, unless the runtime stops under it.
         answered.await.unwrap_or(Err(InvokeError::Stopping))
     }

@@ -8,6 +8,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Output},
+    time::{Duration, Instant},
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -39,10 +40,19 @@ fn is_one_line(text: &str) -> bool {
 
 /// Status and body of one API request with the credentials `key`.
 fn get(address: &str, path: &str, key: &str) -> (u16, Value) {
+    request(address, &format!("GET {path}"), key, "", "")
+}
+
+/// The same with a body. `transaction`: what the caller calls the request.
+fn request(address: &str, what: &str, key: &str, transaction: &str, body: &str) -> (u16, Value) {
     let mut stream = TcpStream::connect(address).unwrap();
-    let key = STANDARD.encode(key);
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {key}\r\nConnection: close\r\n\r\n")
-        .unwrap();
+    let (key, length) = (STANDARD.encode(key), body.len());
+    write!(
+        stream,
+        "{what} HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {key}\r\nX-Request-ID: {transaction}\r\n\
+         Content-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    )
+    .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
@@ -249,6 +259,42 @@ fn logs_are_json_on_request() {
     assert_eq!(code, Some(0));
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
     assert!(lines.iter().any(|line| line["message"] == "ready" && line["api"].is_string()), "{log}");
+}
+
+#[test]
+fn log_lines_of_a_request_name_its_transaction() {
+    let node = Node::start(&["--dev", "--log-format", "json"]);
+    let address = node.status()["api_addr"].as_str().unwrap().to_owned();
+    let action = "/api/v1/namespaces/_/actions/broken";
+    // Too long for the log, so that it lies in a file; and without that file, each run has something to log.
+    let body = json!({ "exec": { "kind": "nodejs:default", "code": "x".repeat(1 << 18) } }).to_string();
+    assert_eq!(request(&address, &format!("PUT {action}"), GUEST, "stored", &body).0, 200);
+    let files: Vec<_> = std::fs::read_dir(node.data_dir().path().join("blobs")).unwrap().collect();
+    assert_eq!(files.len(), 1);
+    for file in files {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    assert_eq!(request(&address, &format!("GET {action}"), GUEST, "read", "").0, 500);
+    assert_eq!(request(&address, &format!("POST {action}?blocking=true"), GUEST, "awaited", "{}").0, 500);
+    let (status, accepted) = request(&address, &format!("POST {action}"), GUEST, "accepted", "{}");
+    assert_eq!(status, 202);
+    // What has not started when the node stops would not be run by it.
+    let record = format!("/api/v1/namespaces/_/activations/{}", accepted["activationId"].as_str().unwrap());
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while get(&address, &record, GUEST).0 != 200 {
+        assert!(Instant::now() < deadline, "no record of {accepted}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (code, log) = node.terminate();
+    assert_eq!(code, Some(0), "{log}");
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let named = |transaction: &str| lines.iter().filter(|line| line["transid"] == transaction).collect::<Vec<_>>();
+    assert!(named("stored").is_empty(), "{log}");
+    assert!(named("read").iter().any(|line| line["message"] == "a request failed"), "{log}");
+    for transaction in ["awaited", "accepted"] {
+        let unread = |line: &&Value| line["message"] == "the action's code could not be read";
+        assert!(named(transaction).into_iter().any(|line| unread(&line) && line["activation_id"].is_string()), "{log}");
+    }
 }
 
 #[test]
