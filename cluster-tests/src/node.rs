@@ -266,12 +266,13 @@ impl TestNode {
         status
     }
 
-    /// SIGTERM, then waits: the node must end with exit code 0 and leave no process.
+    /// SIGTERM, then waits: the node must end with exit code 0 and leave no process and no control group.
     ///
     /// # Panics
     /// If it does not.
     pub fn stop(&mut self) {
         let started = proc::descendants(self.pid());
+        let label = proc::cgroup_label(self.pid());
         self.signal(Signal::TERM);
         let status = self.ended(STOP);
         assert!(
@@ -282,6 +283,8 @@ impl TestNode {
         );
         let left: Vec<_> = started.iter().filter(|process| process.is_alive()).collect();
         assert!(left.is_empty(), "the stopped node left {left:?}");
+        let groups = label.map_or_else(Vec::new, |label| proc::cgroups(&label));
+        assert!(groups.is_empty(), "the stopped node left {groups:?}:\n{}", tail(&self.log()));
     }
 
     /// Processes of killed nodes that are still there.

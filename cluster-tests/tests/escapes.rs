@@ -75,7 +75,7 @@ const PYTHON: &[&str] = &["python"];
 fn try_all(host: &Host) {
     let mut failures = Vec::new();
     for sandboxed in [false, true] {
-        let node = host.start_node(!sandboxed);
+        let mut node = host.start_node(!sandboxed);
         let neighbour = host.start_neighbour(&node);
         for attempt in host.attempts(&node, &neighbour) {
             for language in attempt.by {
@@ -100,6 +100,7 @@ fn try_all(host: &Host) {
         if sandboxed {
             exhaust(&node);
         }
+        node.stop();
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
