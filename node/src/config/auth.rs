@@ -4,8 +4,10 @@ use serde::Deserialize;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Auth {
-    /// Wrong credentials that one source address may send in a minute; beyond that its requests are refused unread until
-    /// the minute ends, wrong credentials or right ones that are not known from before. 0: no bound. Default 120.
+    /// Failed logins that one source address may have in a minute (IPv6: one /64 network). Beyond that its failures are
+    /// answered with 429 instead of 401, and a uuid that failed so often from there is refused until the minute ends,
+    /// even with the right key. Callers with other, right credentials behind the same address are not affected.
+    /// 0: no bound. Default 120.
     pub failed_logins_per_minute: u32,
 }
 
