@@ -205,6 +205,9 @@ pub const INLINE_LOGS: usize = 256 << 10;
 /// No entry of a log is larger, in bytes as encoded.
 pub const MAX_ENTRY: usize = 2 << 20;
 
+/// Bytes that the entry of a record has for the result, as JSON, beside logs and all else.
+pub const LONGEST_RESULT: usize = MAX_ENTRY - INLINE_LOGS - (64 << 10);
+
 /// Makes an activation durable before it is answered with 202.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Accept {

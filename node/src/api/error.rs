@@ -153,6 +153,7 @@ impl From<InvokeError> for ApiError {
     fn from(error: InvokeError) -> Self {
         let code = match &error {
             InvokeError::BacklogFull { .. } => ErrorCode::TooManyRequests,
+            InvokeError::TooLarge => ErrorCode::TooLarge,
             InvokeError::Overloaded
             | InvokeError::NotRecorded(_)
             | InvokeError::StillRunning(_)

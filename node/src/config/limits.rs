@@ -42,14 +42,16 @@ impl<T> Default for WrittenBounds<T> {
 
 /// No body is larger than this, whatever is configured: the API reads bodies into memory.
 const LARGEST: ByteSize = ByteSize::mib(48);
+/// Arguments and results are entries of a log, which are bounded.
+const LARGEST_PAYLOAD: ByteSize = ByteSize::mib(1);
 
 impl Written {
     pub fn checked(self) -> Result<SystemLimits, ConfigError> {
         let default = SystemLimits::default();
-        let size = |key, written: Option<HumanSize>, default: ByteSize| {
+        let size = |key, written: Option<HumanSize>, default: ByteSize, largest: ByteSize| {
             let size = written.map_or(default, ByteSize::from);
-            if size > LARGEST {
-                return Err(ConfigError::invalid(key, format!("must be at most {} MB", LARGEST.as_mib())));
+            if size > largest {
+                return Err(ConfigError::invalid(key, format!("must be at most {} MB", largest.as_mib())));
             }
             Ok(size)
         };
@@ -57,10 +59,10 @@ impl Written {
             timeout_ms: self.timeout.checked("limits.timeout", default.timeout_ms, whole_ms)?,
             memory_mb: self.memory.checked("limits.memory", default.memory_mb, whole_mb)?,
             logs_mb: self.logs.checked("limits.logs", default.logs_mb, whole_mb)?,
-            exec: size("limits.code_size", self.code_size, default.exec)?,
-            parameters: size("limits.parameter_size", self.parameter_size, default.parameters)?,
-            payload: size("limits.payload_size", self.payload_size, default.payload)?,
-            truncation: size("limits.truncation_size", self.truncation_size, default.truncation)?,
+            exec: size("limits.code_size", self.code_size, default.exec, LARGEST)?,
+            parameters: size("limits.parameter_size", self.parameter_size, default.parameters, LARGEST)?,
+            payload: size("limits.payload_size", self.payload_size, default.payload, LARGEST_PAYLOAD)?,
+            truncation: size("limits.truncation_size", self.truncation_size, default.truncation, LARGEST_PAYLOAD)?,
             invocations_per_minute: self.invocations_per_minute.unwrap_or(default.invocations_per_minute),
             fires_per_minute: self.fires_per_minute.unwrap_or(default.fires_per_minute),
             concurrent_invocations: self.concurrent_invocations.unwrap_or(default.concurrent_invocations),

@@ -83,6 +83,8 @@ fn nonsense_is_refused_by_name() {
         ("[limits]\nmemory = { min = \"1GB\" }", "limits.memory"),
         ("[limits]\nmemory = { min = \"100KB\" }", "limits.memory"),
         ("[limits]\ncode_size = \"1GB\"", "limits.code_size"),
+        ("[limits]\npayload_size = \"2MB\"", "limits.payload_size: must be at most 1 MB"),
+        ("[limits]\ntruncation_size = \"2MB\"", "limits.truncation_size: must be at most 1 MB"),
         ("[activations]\nretention = \"1h\"", "activations.retention"),
         ("[activations]\nbacklog = 0", "activations.backlog"),
         ("[activations]\nstore_blocking_result_level = \"ALL\"", "unknown variant `ALL`"),

@@ -69,6 +69,9 @@ pub enum InvokeError {
     /// Nothing ran.
     #[error("Too many accepted activations wait in the namespace (count: {count}, allowed: {allowed}).")]
     BacklogFull { count: u32, allowed: u32 },
+    /// Nothing ran: arguments and stored parameters together are more than an entry of the log.
+    #[error("{}", protocol::messages::default_text(protocol::ErrorCode::TooLarge))]
+    TooLarge,
     /// Nothing ran, or nobody knows whether it was accepted.
     #[error("The activation could not be recorded: {0}")]
     NotRecorded(String),

@@ -8,7 +8,7 @@
 
 use std::{borrow::Cow, fmt, time::Duration};
 
-use protocol::{ActivationStatus, RawJson, activation::Response, messages};
+use protocol::{ActivationStatus, RawJson, activation::Response, command::LONGEST_RESULT, messages};
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -52,6 +52,8 @@ pub fn classify_init(outcome: &CallOutcome, timeout: Duration, loss: Loss) -> In
         timed_out: true,
     };
     let response = match &outcome.observed {
+        // It never listened.
+        Observed::NotSent(_) if outcome.elapsed >= timeout => return timed_out(),
         Observed::NotSent(_) => return InitVerdict::Reschedule,
         Observed::TimedOut => return timed_out(),
         Observed::Lost(_) if loss == Loss::OutOfMemory => failed(developer_error(messages::MEMORY_EXHAUSTED), None),
@@ -147,8 +149,26 @@ fn developer_error(text: impl AsRef<str>) -> (ActivationStatus, RawJson) {
     (ActivationStatus::DeveloperError, json_string(text.as_ref()))
 }
 
+/// `text` as JSON, cut where a record has no more room for it: escapes make it up to six times as long.
 fn json_string(text: &str) -> RawJson {
-    RawJson::from(serde_json::Value::from(text))
+    // For the object around it.
+    let mut room = LONGEST_RESULT - 64;
+    let escaped = |character: char| match character {
+        '"' | '\\' | '\n' | '\r' | '\t' | '\x08' | '\x0c' => 2,
+        '\0'..='\x1f' => 6,
+        other => other.len_utf8(),
+    };
+    let end = match text.len() * 6 <= room {
+        true => None,
+        false => text.char_indices().find(|(_, character)| match room.checked_sub(escaped(*character)) {
+            Some(left) => {
+                room = left;
+                false
+            }
+            None => true,
+        }),
+    };
+    RawJson::string(&text[..end.map_or(text.len(), |(end, _)| end)])
 }
 
 fn characters(text: &str) -> u64 {

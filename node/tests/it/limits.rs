@@ -166,3 +166,29 @@ fn stored_limits_beyond_those_of_the_namespace_keep_an_action_from_running() {
     set_limits("it-shrunk", &LimitsUpdate { min_action_logs: Some(0), ..LimitsUpdate::default() });
     user.post("actions/a?blocking=true", &json!({})).ok();
 }
+
+#[test]
+fn what_fits_into_no_log_entry_is_refused_and_what_must_be_recorded_fits() {
+    let user = user("it-entries");
+    let entries = |key: &str| json!([{"key": key, "value": "x".repeat(900_000)}]);
+    user.put("packages/p", &json!({ "parameters": entries("a") })).ok();
+    answering(&user, "p/a", &json!({}), &json!({}));
+    user.action("p/a", &json!({ "parameters": entries("b") }));
+    let payload = json!({"c": "x".repeat(900_000)});
+    user.post("actions/p/a", &payload)
+        .refused(413, "The request content is larger than the server is willing or able to process.");
+    // Who waits for the result needs no entry.
+    user.post("actions/p/a?blocking=true", &payload).ok();
+
+    // Each character of it takes four times as much in the record.
+    answering(&user, "quotes", &json!({}), &json!({"a": "\"".repeat(600_000)}));
+    for query in ["?blocking=true", ""] {
+        let id = user.post(&format!("actions/quotes{query}"), &json!({})).header("x-openwhisk-activation-id").unwrap();
+        let record = user.record(&id);
+        let text = record["response"]["result"]["error"].as_str().unwrap();
+        let start = "The action produced a response that exceeded the allowed length: 1200008 > 1048576 bytes. \
+                     The truncated response was: {\"a\":\"\\\"\\\"";
+        assert!(text.starts_with(start), "{}", &text[..200]);
+        assert_eq!(record["response"]["size"], 1_200_008);
+    }
+}

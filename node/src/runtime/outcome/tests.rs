@@ -168,7 +168,8 @@ fn every_answer_of_init() {
 
 #[test]
 fn init_without_an_answer() {
-    for outcome in [after(3001, Observed::TimedOut), after(3001, lost())] {
+    let never_listened = Observed::NotSent(io::ErrorKind::ConnectionRefused.into());
+    for outcome in [after(3001, Observed::TimedOut), after(3001, lost()), after(3000, never_listened)] {
         match classify_init(&outcome, TIMEOUT, Loss::Unexplained) {
             InitVerdict::Failed { response, timed_out: true } => {
                 let text =
@@ -220,4 +221,22 @@ fn the_end_of_a_command_is_told_as_by_its_proxy() {
         classify_run(&after(3000, lost()), TIMEOUT, Loss::CommandExited),
         RunVerdict::Finished { timed_out: true, .. }
     ));
+}
+
+/// What does not fit into its entry would never be recorded.
+#[test]
+fn no_text_is_longer_than_a_record_holds() {
+    for character in ["\u{1}", "\"", "\\", "a", "é", "\u{7f}", "\u{1F600}"] {
+        let body = character.repeat((1 << 20) / character.len());
+        let (_, result, size) = run(&answer(200, &body));
+        assert!(result.len() <= LONGEST_RESULT, "{character:?} gives {}", result.len());
+        assert_eq!(size, Some(body.chars().count() as u64));
+        let text: serde_json::Value = serde_json::from_str(&result).unwrap();
+        let text = text["error"].as_str().unwrap();
+        let whole = format!("The action did not produce a valid JSON or JSON Array response: {body}");
+        assert!(whole.starts_with(text));
+        let escapes = serde_json::to_string(character).unwrap().len() - 2 > character.len();
+        assert_eq!(text == whole, !escapes, "{character:?}: nothing is cut without need");
+        assert!(text == whole || result.len() > LONGEST_RESULT - 80, "{character:?} gives {}", result.len());
+    }
 }
