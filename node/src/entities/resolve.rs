@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use protocol::{EntityName, EntityPath, FullyQualifiedName, Revision, entity::Entity, messages};
+use protocol::{EntityName, EntityPath, ErrorCode, FullyQualifiedName, Revision, entity::Entity, messages};
 
 use super::{Entities, EntityError, Source, cache::ReadCache, reach::reach, resolved::ResolvedAction};
 
@@ -59,11 +59,23 @@ impl Entities {
         .await
     }
 
+    /// May `caller` use what is in `package`? Asked where the answer comes before other refusals.
+    ///
+    /// # Errors
+    /// Not there (404), not the caller's to read (403), no package (409), bound to itself (422).
+    pub async fn check_reach(&self, caller: &EntityName, package: FullyQualifiedName) -> Result<(), EntityError> {
+        let caller = caller.clone();
+        self.reading(move |entities| {
+            reach(&entities.0.meta, &caller, &package).map(drop).map_err(|error| error.for_action(&package))
+        })
+        .await
+    }
+
     /// The present revision of an action that was accepted earlier, found the same way; `None` if it is gone or out of
     /// reach by now.
     ///
     /// # Errors
-    /// If the store cannot be read.
+    /// Something else has its name by now (409), or the store cannot be read.
     pub async fn action(
         &self,
         provider: &FullyQualifiedName,
@@ -78,7 +90,7 @@ impl Entities {
         };
         match self.resolve(&name.path.namespace, &name).await {
             Ok(action) => Ok(Some(action)),
-            Err(EntityError::Refused(..)) => Ok(None),
+            Err(EntityError::Refused(ErrorCode::NotFound | ErrorCode::Forbidden, _)) => Ok(None),
             Err(error) => Err(error),
         }
     }

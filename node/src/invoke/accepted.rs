@@ -31,7 +31,7 @@ use crate::{
         session::{self, Waiting},
     },
     containers::{AcquireError, Lease, PoolKey},
-    entities::resolved::ResolvedAction,
+    entities::{EntityError, resolved::ResolvedAction},
     telemetry::{in_this_transaction, in_transaction},
 };
 
@@ -147,6 +147,7 @@ impl Invoker {
                         InvokeError::BacklogFull { count, allowed: self.0.parts.config.backlog_limit }
                     }
                     Ok(reply) => InvokeError::NotRecorded(format!("{reply:?}")),
+                    Err(ProposeError::TooLarge { .. }) => InvokeError::TooLarge,
                     Err(error) => InvokeError::NotRecorded(error.to_string()),
                 });
             }
@@ -271,7 +272,11 @@ impl Invoker {
             }
             Err(error) => {
                 tracing::error!(activation_id = %work.activation_id, %error, "the action could not be read");
-                let response = failure(ActivationStatus::WhiskError, messages::ACTION_FETCH_ERROR);
+                let text = match error {
+                    EntityError::Refused(..) | EntityError::Corrupted(_) => messages::ACTION_VERSION_MISMATCH,
+                    _ => messages::ACTION_FETCH_ERROR,
+                };
+                let response = failure(ActivationStatus::WhiskError, text);
                 record::fallback(work, None, response, clock::unix_ms())
             }
         };

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{client::Client, golden, user};
+use super::{TestNode, client::Client, golden, user};
 
 /// An action that does what `run` says.
 pub fn script(user: &Client, name: &str, run: Value) {
@@ -140,4 +140,46 @@ fn what_is_invoked_after_a_write_is_what_was_written() {
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
+}
+
+/// What is accepted and waits for a container runs as it is stored when it gets one.
+#[test]
+fn accepted_work_runs_what_is_there_when_its_turn_comes() {
+    let node = TestNode::start("it-turns", |config| {
+        config.containers.memory = protocol::ByteSize::mib(256);
+        config.containers.prewarm.clear();
+    });
+    let user = node.user("it-turns");
+    let plain = json!({"exec": {"kind": "nodejs:20", "code": "x"}});
+    script(&user, "slow", json!({"after_ms": 3000}));
+    for name in ["changed", "deleted", "replaced"] {
+        user.action(name, &plain);
+    }
+    let accept = |name: &str| user.post(&format!("actions/{name}"), &json!({"n": 1})).json()["activationId"].clone();
+    let slow = accept("slow");
+    // The only container is taken now. Sixteen of each action ask for the next, as they are; one more waits its turn.
+    let [changed, deleted, replaced] = ["changed", "deleted", "replaced"].map(|name| {
+        (0..16).for_each(|_| drop(accept(name)));
+        accept(name)
+    });
+    user.action("changed", &json!({"version": "2.0.0", "parameters": [{"key": "new", "value": true}]}));
+    user.delete("actions/deleted").ok();
+    user.delete("actions/replaced").ok();
+    user.put("packages/replaced", &json!({})).ok();
+    assert_eq!(user.get("activations").ok(), json!([]), "all of this was done while the first ran");
+
+    let record = |id: &Value| user.record(id.as_str().expect("an id"));
+    assert_eq!(record(&slow)["response"]["success"], true);
+    let changed = record(&changed);
+    // Arguments are merged when it is accepted.
+    assert_eq!((&changed["version"], &changed["response"]["result"]), (&json!("2.0.0"), &json!({"n": 1})));
+    for (id, status, text) in [
+        (deleted, "application error", "Action could not be found or may have been deleted."),
+        (replaced, "whisk internal error", "Action version is not compatible and cannot be invoked."),
+    ] {
+        let record = record(&id);
+        assert_eq!(record["response"], json!({"result": {"error": text}, "success": false, "status": status}));
+        assert_eq!((&record["duration"], &record["annotations"][1]["value"]), (&json!(0), &json!("unknown")));
+        assert_eq!(record["annotations"].as_array().map(Vec::len), Some(2), "{record}");
+    }
 }
