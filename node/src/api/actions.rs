@@ -33,7 +33,14 @@ pub async fn list(call: &Call, namespace: EntityName) -> Result<HttpResponse, Ap
 
 /// `GET …/actions/{package}/`: 200 list or count · 403 not to be read · 404 no such package · 409 no package.
 pub async fn list_package(call: &Call, package: FullyQualifiedName) -> Result<HttpResponse, ApiError> {
-    let paging = call.query.paging(&call.state, COLLECTION)?;
+    let paging = match call.query.paging(&call.state, COLLECTION) {
+        Ok(paging) => paging,
+        Err(error) => {
+            // Whether the caller may read it at all comes first.
+            call.state.entities.check_reach(&call.caller.namespace, package).await?;
+            return Err(error);
+        }
+    };
     list_of(call, ActionsHome::Package(package), paging).await
 }
 
@@ -49,9 +56,13 @@ async fn list_of(call: &Call, home: ActionsHome, paging: Paging) -> Result<HttpR
 
 /// `GET …/actions/[{package}/]{name}?code=`: 200 · 403 · 404 · 409 something else by that name.
 pub async fn get(call: &Call, name: FullyQualifiedName) -> Result<HttpResponse, ApiError> {
-    let with_code = call.query.boolean("code", true)?;
+    let with_code = call.query.boolean("code", true);
     let entities = &call.state.entities;
-    let resolved = entities.resolve(&call.caller.namespace, &name).await?;
+    let resolved = entities.resolve(&call.caller.namespace, &name).await;
+    if resolved.is_err() && with_code.is_err() {
+        call.may_read(&name, &resolved).await?;
+    }
+    let (with_code, resolved) = (with_code?, resolved?);
     let code = resolved.action.exec.code().filter(|_| with_code);
     // Room first, then the code: many may ask for large code at once.
     let room = call.bodies.reserve(code.map_or(0, |code| code.size)).await?;

@@ -84,6 +84,17 @@ impl Body {
         Self { payload, budget, content_type: content_type(headers), declared }
     }
 
+    /// Refuses what is declared to be larger than `limit`.
+    ///
+    /// # Errors
+    /// 413
+    pub fn check_declared(&self, limit: ByteSize) -> Result<(), ApiError> {
+        match self.declared.filter(|declared| *declared > limit.bytes()) {
+            Some(declared) => Err(too_large(declared, limit)),
+            None => Ok(()),
+        }
+    }
+
     /// Reads JSON of at most `limit` bytes. Without content type there must be no body.
     ///
     /// # Errors
@@ -92,9 +103,7 @@ impl Body {
         if let ContentType::Other(found) = &self.content_type {
             return Err(unsupported(found));
         }
-        if let Some(declared) = self.declared.filter(|declared| *declared > limit.bytes()) {
-            return Err(too_large(declared, limit));
-        }
+        self.check_declared(limit)?;
         let read = tokio::time::timeout(PATIENCE, self.read(limit)).await;
         match read.unwrap_or_else(|_| Err(ApiError::default_of(ErrorCode::Unavailable))) {
             Ok(body) => match self.content_type {

@@ -23,6 +23,7 @@ use protocol::{
 use rand::{Rng, distr::Alphanumeric};
 
 use super::{AppState, body::BodyBudget, error::ApiError, respond::REQUEST_ID};
+use crate::entities::EntityError;
 
 /// Longer ids than this are not adopted: they are stored with queued work and go into containers.
 const MAX_TRANSACTION_ID: usize = 4096;
@@ -102,6 +103,28 @@ impl Call {
     /// 403
     pub fn must_own(&self, namespace: &EntityName, what: impl std::fmt::Display) -> Result<(), ApiError> {
         if *namespace == self.caller.namespace { Ok(()) } else { Err(ApiError::forbidden(what)) }
+    }
+}
+
+impl Call {
+    /// Refuses now if `resolved`, which `name` came to, says that the caller may not read what is there: that comes
+    /// before other refusals, and that it does not exist comes after them.
+    ///
+    /// # Errors
+    /// 403, and what [`check_reach`](crate::entities::Entities::check_reach) has to say of a package.
+    pub async fn may_read<T>(
+        &self,
+        name: &FullyQualifiedName,
+        resolved: &Result<T, EntityError>,
+    ) -> Result<(), ApiError> {
+        match (resolved, name.package()) {
+            (Ok(_), _) => Ok(()),
+            (Err(EntityError::Refused(ErrorCode::Forbidden, text)), _) => {
+                Err(ApiError::new(ErrorCode::Forbidden, text.as_str()))
+            }
+            (Err(_), None) => Ok(()),
+            (Err(_), Some(package)) => Ok(self.state.entities.check_reach(&self.caller.namespace, package).await?),
+        }
     }
 }
 
@@ -219,8 +242,9 @@ impl Query {
     fn paging_within(&self, default: u32, max: u32, collection: &str) -> Result<Paging, ApiError> {
         let integer = |name: &str| -> Result<Option<i64>, ApiError> {
             let Some(value) = self.get(name) else { return Ok(None) };
-            let number = value.parse().map_err(|_| ApiError::query(name, messages::not_an_integer(value, collection)));
-            number.map(Some)
+            let number: Result<i32, _> = value.parse();
+            let number = number.map_err(|_| ApiError::query(name, messages::not_an_integer(value, collection)))?;
+            Ok(Some(number.into()))
         };
         let skip = match integer("skip")? {
             None => 0,
@@ -279,6 +303,8 @@ mod tests {
             ("limit=201", "limit", "The value '201' is not in the range of 0 to 200 for actions."),
             ("limit=-1", "limit", "The value '-1' is not in the range of 0 to 200 for actions."),
             ("limit=x", "limit", "The value 'x' is not an integer for actions."),
+            ("limit=2147483648", "limit", "The value '2147483648' is not an integer for actions."),
+            ("skip=2147483648", "skip", "The value '2147483648' is not an integer for actions."),
             ("skip=-1", "skip", "The value '-1' is not greater than or equal to 0 for actions."),
             ("skip=x", "skip", "The value 'x' is not an integer for actions."),
         ] {

@@ -22,14 +22,13 @@ pub async fn invoke(call: &Call, name: FullyQualifiedName, body: Body) -> Result
         return Err(ApiError::default_of(ErrorCode::Unavailable));
     }
     let entities = &call.state.entities;
-    let resolved = match entities.resolve(&call.caller.namespace, &name).await {
-        Err(error) if error.code() == ErrorCode::Forbidden => return Err(error.into()),
-        resolved => resolved,
-    };
+    let resolved = entities.resolve(&call.caller.namespace, &name).await;
+    call.may_read(&name, &resolved).await?;
     // The size is held against the limit, and the body read, before it is told that the action does not exist.
     let limits = entities.limits(&call.caller.namespace).await?;
-    let body = body.json(limits.sizes.payload).await?;
+    body.check_declared(limits.sizes.payload)?;
     let wanted = Wanted::of(call)?;
+    let body = body.json(limits.sizes.payload).await?;
     let payload = match body.text()? {
         "" => "{}",
         text => text,

@@ -121,6 +121,10 @@ fn outside(request: &HttpRequest, state: &AppState) -> Result<HttpResponse, ApiE
 
 /// The route table. An empty last segment is a trailing slash.
 async fn route(call: &Call, path: &[&str], body: Body) -> Result<HttpResponse, ApiError> {
+    // Only a last segment can be empty; nothing has no name.
+    if path[..path.len() - 1].contains(&"") {
+        return Err(ApiError::no_route());
+    }
     let (namespace, path) = match *path {
         ["namespaces"] | ["namespaces", ""] if call.method() == Method::GET => return Ok(namespaces::list(call)),
         ["namespaces", namespace, ref rest @ ..] if !rest.is_empty() => (call.namespace(namespace)?, rest),

@@ -20,7 +20,6 @@ use protocol::{
 
 use super::{
     Entities, EntityError, Source, code,
-    kinds::Kinds,
     reach::{Reached, reach},
     resolve::entity_with_code,
 };
@@ -76,7 +75,7 @@ impl Entities {
         let limits = self.limits(&name.path.namespace).await?;
         let (action, code, txn) = self
             .reading(move |entities| {
-                check_content(&put, &limits, entities.kinds())?;
+                check_content(&put, &limits)?;
                 let stored = entity_with_code(&entities.0.meta, &name)?;
                 let (known, stored_code) = match stored {
                     None => (None, None),
@@ -106,14 +105,15 @@ impl Entities {
         stored_code: Option<Bytes>,
         limits: &EffectiveLimits,
     ) -> Result<(Action, Option<Bytes>, MetaTxn), EntityError> {
+        let stored = known.as_ref().map(|(_, action)| action);
+        let kind = put.content.exec.as_ref().map(ExecBody::kind).or(stored.map(|action| action.exec.kind()));
+        if let Some(kind) = kind.filter(|kind| self.kinds().is_deprecated(kind)) {
+            return Err(EntityError::bad_request(messages::runtime_deprecated(kind)));
+        }
         let sent = put.content.exec.take().map(|exec| self.stored_exec(exec)).transpose()?;
         let new_exec = sent.as_ref().map(|(exec, _)| exec.clone());
-        let stored = known.as_ref().map(|(_, action)| action);
         let now_ms = clock::unix_ms();
         let mut action = merge(&name, put, new_exec, stored, &self.0.limits, now_ms)?;
-        if self.kinds().is_deprecated(action.exec.kind()) {
-            return Err(EntityError::bad_request(messages::runtime_deprecated(action.exec.kind())));
-        }
         check_instances(&action.limits, limits).map_err(EntityError::bad_request)?;
 
         let code = match sent {
@@ -300,7 +300,7 @@ impl ActionsHome {
 }
 
 /// What is refused whether or not the action is there.
-fn check_content(put: &PutAction, limits: &EffectiveLimits, kinds: &Kinds) -> Result<(), EntityError> {
+fn check_content(put: &PutAction, limits: &EffectiveLimits) -> Result<(), EntityError> {
     if let Some(body) = &put.settings.limits {
         limits.check_body(body).map_err(|text| EntityError::bad_request(format!("requirement failed: {text}")))?;
     }
@@ -312,9 +312,6 @@ fn check_content(put: &PutAction, limits: &EffectiveLimits, kinds: &Kinds) -> Re
         }
         if matches!(exec, ExecBody::Sequence { .. }) {
             return Err(EntityError::bad_request(messages::NO_SEQUENCES));
-        }
-        if kinds.is_deprecated(kind) {
-            return Err(EntityError::bad_request(messages::runtime_deprecated(kind)));
         }
     }
     let annotations = put.content.annotations.as_ref();
@@ -471,10 +468,9 @@ mod tests {
 
     #[test]
     fn what_this_build_does_not_run_is_refused() {
-        let kinds = Kinds::new(&super::super::kinds::Manifest::upstream(), &["nodejs:20".to_owned()]);
         let limits = EffectiveLimits::of(&SystemLimits::default(), None);
         let refused = |content: ActionContent| {
-            check_content(&put(content, ActionSettings::default()), &limits, &kinds).err().map(|e| e.text().to_owned())
+            check_content(&put(content, ActionSettings::default()), &limits).err().map(|e| e.text().to_owned())
         };
         let sequence = Some(ExecBody::Sequence { components: vec![name()] });
         assert_eq!(refused(ActionContent { exec: sequence, ..Default::default() }).unwrap(), messages::NO_SEQUENCES);

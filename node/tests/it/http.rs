@@ -100,6 +100,10 @@ fn what_is_not_there_is_404_and_never_405() {
         ("GET", "/api/v1/namespaces/it-routes"),
         ("GET", "/api/v1/namespaces/it-routes/"),
         ("GET", "/api/v1/nonsense"),
+        ("GET", "/api/v1//namespaces"),
+        ("GET", "/api/v1/namespaces//actions"),
+        ("GET", "actions//a"),
+        ("PUT", "packages//"),
         ("GET", "/api/v2/namespaces"),
         ("GET", "/api/v11"),
         // Not in this build, and nothing pretends that it were.
@@ -252,4 +256,75 @@ fn requests_that_are_too_large() {
     let both = json!({"exec": {"kind": "nodejs:20", "code": code}, "parameters": entries(1_000_000), "annotations": entries(1_000_000)});
     user.put("actions/b", &both).ok();
     assert_eq!(user.get("actions/b").ok()["exec"]["code"], json!(code));
+}
+
+/// Name, then entitlement, then size, then query, then body, then existence.
+#[test]
+fn of_several_mistakes_the_first_is_told() {
+    let (user, _other) = (user("it-order"), user("it-order-other"));
+    user.action("a", &json!({"exec": {"kind": "nodejs:20", "code": ""}}));
+    user.put("packages/p", &json!({})).ok();
+    let missing = "The requested resource does not exist.";
+    let wrong = "Resource by this name exists but is not in this collection.";
+    let forbidden = |name: &str| format!("The supplied authentication is not authorized to access '{name}'.");
+    let query = |name: &str, value: &str| {
+        format!("The query parameter '{name}' was malformed:\n'{value}' is not a valid Boolean value")
+    };
+    let unsupported = "The request's Content-Type [text/plain] is not supported. Expected:\napplication/json";
+    let limit = "The query parameter 'limit' was malformed:\nThe value 'x' is not an integer for actions.";
+    let large = "x".repeat((1 << 20) + 1);
+    let too_large = "Request larger than allowed: 1048577 > 1048576 bytes.";
+    let foreign = |path: &str| format!("/api/v1/namespaces/it-order-other/{path}");
+    let (json_type, text_type) = (("Content-Type", "application/json"), ("Content-Type", "text/plain"));
+    for (method, path, content_type, body, status, text) in [
+        ("GET", "actions/$?code=x".to_owned(), None, "", 400, "The name of the entity contains illegal characters."),
+        ("GET", foreign("actions/a?code=x"), None, "", 403, forbidden("it-order-other/a").as_str()),
+        ("GET", foreign("actions/p/a?code=x"), None, "", 403, forbidden("it-order-other/p").as_str()),
+        ("GET", foreign("actions?limit=x"), None, "", 403, forbidden("it-order-other").as_str()),
+        ("GET", foreign("actions/p/?limit=x"), None, "", 403, forbidden("it-order-other/p").as_str()),
+        ("GET", "actions/none/a?code=x".to_owned(), None, "", 404, missing),
+        ("GET", "actions/none/?limit=x".to_owned(), None, "", 404, missing),
+        ("GET", "actions/a/?limit=x".to_owned(), None, "", 409, wrong),
+        ("GET", "actions/p/?limit=x".to_owned(), None, "", 400, limit),
+        ("GET", "actions/none?code=x".to_owned(), None, "", 400, query("code", "x").as_str()),
+        ("GET", "actions/p/none?code=x".to_owned(), None, "", 400, query("code", "x").as_str()),
+        ("POST", foreign("actions/a?blocking=x"), Some(text_type), "[", 403, forbidden("it-order-other/a").as_str()),
+        ("POST", "actions/none/a?blocking=x".to_owned(), Some(text_type), "[", 404, missing),
+        ("POST", "actions/a/a?blocking=x".to_owned(), Some(text_type), "[", 409, wrong),
+        ("POST", "actions/none?blocking=x".to_owned(), Some(text_type), "[", 400, query("blocking", "x").as_str()),
+        ("POST", "actions/none?blocking=x".to_owned(), Some(json_type), large.as_str(), 413, too_large),
+        ("POST", "actions/none".to_owned(), Some(text_type), "[", 415, unsupported),
+        (
+            "POST",
+            "actions/p/none".to_owned(),
+            Some(json_type),
+            "1",
+            400,
+            "The request content was malformed:\nJSON object expected",
+        ),
+        ("POST", "actions/p/none".to_owned(), Some(json_type), "{}", 404, missing),
+        ("PUT", "actions/none/a?overwrite=x".to_owned(), Some(text_type), "[", 404, missing),
+        (
+            "PUT",
+            "actions/a?overwrite=x".to_owned(),
+            Some(json_type),
+            r#"{"exec":{}}"#,
+            400,
+            "The request content was malformed:\n'kind' must be a string defined in 'exec'",
+        ),
+        (
+            "PUT",
+            "actions/a?overwrite=x".to_owned(),
+            Some(json_type),
+            r#"{"limits":3}"#,
+            400,
+            query("overwrite", "x").as_str(),
+        ),
+        ("PUT", "actions/a".to_owned(), Some(json_type), "{}", 409, "resource already exists"),
+    ] {
+        let headers: Vec<_> = content_type.into_iter().collect();
+        let body = (!body.is_empty()).then_some(body.as_bytes());
+        let answer = user.send(method, &path, &headers, body);
+        assert_eq!((answer.status, answer.json()["error"].as_str()), (status, Some(text)), "{method} {path}");
+    }
 }
