@@ -9,15 +9,15 @@ use std::{sync::Arc, time::Duration};
 use openraft::{impls::ProgressResponder, type_config::alias::OneshotReceiverOf};
 use protocol::{
     codec,
-    command::{Command, CommandBody, MAX_ENTRY, Reply, ShardOp, ShardReply},
+    command::{Command, CommandBody, Reply, ShardOp, ShardReply},
 };
 use raft_store::{Raft, TypeConfig};
 use tokio::{
-    sync::{Notify, Semaphore, mpsc, oneshot},
-    time::{Instant, sleep_until},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::{Instant, sleep_until, timeout_at},
 };
 
-use super::raft::ProposeError;
+use super::raft::{MAX_COMMAND, PROPOSE_TIMEOUT, ProposeError};
 use crate::clock;
 
 /// Most ops in one entry.
@@ -28,8 +28,10 @@ const FULL_ENTRY: usize = 512 << 10;
 const ENTRIES_IN_FLIGHT: usize = 4;
 /// How long a record waits for others. A record must be proposed within 10 ms of its logs.
 const COMPANY: Duration = Duration::from_millis(4);
-/// Ops that may wait before proposers are held back.
-const QUEUE: usize = 4096;
+/// Bytes of ops that may wait before proposers are held back.
+const QUEUE_BYTES: usize = 32 << 20;
+/// What an op takes in memory beside its encoded bytes, so that small ones are bounded too.
+const OP_BYTES: usize = 1 << 10;
 
 type Responder = oneshot::Sender<Result<ShardReply, ProposeError>>;
 type Written = openraft::raft::ClientWriteResult<TypeConfig>;
@@ -41,12 +43,16 @@ struct Proposal {
     /// Encoded size.
     bytes: usize,
     reply: Responder,
+    /// Given back when it leaves the queue.
+    _room: OwnedSemaphorePermit,
 }
 
 /// Handle to the proposer of one shard.
 #[derive(Clone)]
 pub struct Proposer {
     queue: mpsc::Sender<Proposal>,
+    /// What bounds the queue.
+    room: Arc<Semaphore>,
     /// Told of each op that cannot wait: records alone do not wake anybody before they are due.
     urgent: Arc<Notify>,
 }
@@ -54,30 +60,39 @@ pub struct Proposer {
 impl Proposer {
     /// Starts the proposer on the current runtime; it ends when all handles are dropped.
     pub fn start(raft: Raft) -> Self {
-        let (sender, receiver) = mpsc::channel(QUEUE);
+        let (sender, receiver) = mpsc::channel(QUEUE_BYTES / OP_BYTES);
         let urgent = Arc::new(Notify::new());
         tokio::spawn(run(raft, receiver, Arc::clone(&urgent)));
-        Self { queue: sender, urgent }
+        Self { queue: sender, room: Arc::new(Semaphore::new(QUEUE_BYTES)), urgent }
     }
 
-    /// Proposes `op` and waits until it is applied. Without an answer within the caller's patience the outcome is
-    /// unknown: every op may be proposed again.
+    /// Proposes `op` and waits until it is applied, at most [`PROPOSE_TIMEOUT`]. Every op may be proposed again.
     ///
     /// # Errors
-    /// [`ProposeError`].
+    /// [`ProposeError`]; after [`ProposeError::Timeout`] the outcome is unknown, after [`ProposeError::Busy`] nothing was
+    /// proposed.
     pub async fn propose(&self, op: ShardOp) -> Result<ShardReply, ProposeError> {
         let bytes = codec::encoded_len(&op) as usize;
-        if bytes > MAX_ENTRY - 1024 {
+        if bytes > MAX_COMMAND {
             return Err(ProposeError::TooLarge { bytes });
         }
+        let deadline = Instant::now() + PROPOSE_TIMEOUT;
+        // An op is far below 4 GiB.
+        let room = Arc::clone(&self.room).acquire_many_owned((bytes + OP_BYTES) as u32);
+        let room = timeout_at(deadline, room).await.map_err(|_| ProposeError::Busy)?;
+        let room = room.map_err(|_| ProposeError::Stopped)?;
         let (reply, answer) = oneshot::channel();
         let patience = if can_wait(&op) { COMPANY } else { Duration::ZERO };
-        let proposal = Proposal { op, due: Instant::now() + patience, bytes, reply };
-        self.queue.send(proposal).await.map_err(|_| ProposeError::Stopped)?;
+        let proposal = Proposal { op, due: Instant::now() + patience, bytes, reply, _room: room };
+        // Who has room in bytes has a place in the channel.
+        self.queue.try_send(proposal).map_err(|_| ProposeError::Stopped)?;
         if patience.is_zero() {
             self.urgent.notify_one();
         }
-        answer.await.map_err(|_| ProposeError::Stopped)?
+        match timeout_at(deadline, answer).await {
+            Ok(answered) => answered.map_err(|_| ProposeError::Stopped)?,
+            Err(_elapsed) => Err(ProposeError::Timeout),
+        }
     }
 }
 
@@ -99,6 +114,10 @@ async fn run(raft: Raft, mut queue: mpsc::Receiver<Proposal>, urgent: Arc<Notify
                 None => return,
             },
         };
+        // Who proposed it has given up: it would only keep the others waiting.
+        if first.reply.is_closed() {
+            continue;
+        }
         if first.due > Instant::now() {
             // An old permit of `urgent` only ends this early.
             tokio::select! {
@@ -111,7 +130,7 @@ async fn run(raft: Raft, mut queue: mpsc::Receiver<Proposal>, urgent: Arc<Notify
         let mut replies = vec![first.reply];
         while ops.len() < MAX_OPS && bytes < FULL_ENTRY {
             let Ok(next) = queue.try_recv() else { break };
-            if bytes + next.bytes > MAX_ENTRY - 1024 {
+            if bytes + next.bytes > MAX_COMMAND {
                 held = Some(next);
                 break;
             }

@@ -28,6 +28,8 @@ use sha2::{Digest, Sha256};
 use super::{proposer::Proposer, raft_network::NoPeers};
 use crate::clock;
 
+/// Largest command or op, bytes as encoded: its entry has something around it.
+pub const MAX_COMMAND: usize = MAX_ENTRY - 1024;
 /// A write that is not answered by then is refused with 503; its outcome is unknown.
 pub const PROPOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Patience with groups that recover their state at start.
@@ -61,6 +63,9 @@ pub enum ProposeError {
     NotLeader(String),
     #[error("not committed within {PROPOSE_TIMEOUT:?}; the outcome is unknown")]
     Timeout,
+    /// The disk is slower than what is written: the op did not leave the queue.
+    #[error("too much is to be written before it; nothing was proposed")]
+    Busy,
     #[error("{bytes} bytes do not fit into one log entry")]
     TooLarge { bytes: usize },
     #[error("the group has failed: {0}")]
@@ -166,7 +171,7 @@ impl Groups {
     /// [`ProposeError`]; after [`ProposeError::Timeout`] the outcome is unknown.
     pub async fn propose_meta(&self, command: MetaCommand) -> Result<MetaReply, ProposeError> {
         let bytes = codec::encoded_len(&command) as usize;
-        if bytes > MAX_ENTRY - 1024 {
+        if bytes > MAX_COMMAND {
             return Err(ProposeError::TooLarge { bytes });
         }
         let origin = self
@@ -183,22 +188,23 @@ impl Groups {
     /// Writes to a shard and waits until this node has applied it.
     ///
     /// # Errors
-    /// [`ProposeError`]; after [`ProposeError::Timeout`] the outcome is unknown, and the op may be proposed again.
+    /// [`ProposeError`]; after [`ProposeError::Timeout`] the outcome is unknown, after [`ProposeError::Busy`] nothing was
+    /// proposed. The op may be proposed again.
     pub async fn propose_shard(&self, shard: ShardId, op: ShardOp) -> Result<ShardReply, ProposeError> {
         let (_, proposer) = &self.0.shards[usize::from(shard.0)];
-        tokio::time::timeout(PROPOSE_TIMEOUT, proposer.propose(op)).await.unwrap_or(Err(ProposeError::Timeout))
+        proposer.propose(op).await
     }
 
     /// The same, proposed again until its outcome is known: for all that must come to its end, since a repeated op does
     /// nothing.
     ///
     /// # Errors
-    /// [`ProposeError`], never [`ProposeError::Timeout`] or [`ProposeError::NotLeader`].
+    /// [`ProposeError`], but none that another attempt may get over.
     pub async fn insist_shard(&self, shard: ShardId, op: ShardOp) -> Result<ShardReply, ProposeError> {
         let mut pause = FIRST_RETRY;
         loop {
             match self.propose_shard(shard, op.clone()).await {
-                Err(error @ (ProposeError::Timeout | ProposeError::NotLeader(_))) => {
+                Err(error @ (ProposeError::Timeout | ProposeError::Busy | ProposeError::NotLeader(_))) => {
                     tracing::warn!(%shard, %error, "an op is not committed yet, proposing it again");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LAST_RETRY);
@@ -438,6 +444,47 @@ mod tests {
         accepted.sort();
         assert_eq!(taken_over, accepted.into_iter().map(|id| (id, 1)).collect::<Vec<_>>());
         second.shutdown().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_disk_that_stands_still_bounds_what_waits_and_what_was_given_up_is_not_written() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let options = Options::default();
+        let stalled = Arc::clone(&options.faults.stalled);
+        let groups = start_with(dir.path(), options, Arc::new(NobodyListens)).await;
+        let owner = session::open(&groups, "one").await.expect("a session").session;
+        let shard = groups.shard_of(&name());
+        let accept = |bytes: usize| {
+            let accept = Accept { owner, work: vec![0; bytes], if_lost: record(), started: false, backlog_limit: 1000 };
+            let (groups, op) = (groups.clone(), ShardOp::Accept(Box::new(accept)));
+            async move { groups.propose_shard(shard, op).await }
+        };
+        let last_log = || groups.report()[1 + usize::from(shard.0)].last_log;
+        stalled.store(true, Ordering::SeqCst);
+        // As many entries as may be under way, none of which is durable.
+        let mut given_up = Vec::new();
+        for _ in 0..4 {
+            let before = last_log();
+            given_up.push(tokio::spawn(accept(1)));
+            while last_log() == before {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        given_up.extend((0..20).map(|_| tokio::spawn(accept(MAX_COMMAND - 4096))));
+        let (mut timeouts, mut busy) = (0, 0);
+        for reply in given_up {
+            match reply.await.expect("no panic") {
+                Err(ProposeError::Timeout) => timeouts += 1,
+                Err(ProposeError::Busy) => busy += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!((timeouts, busy), (4 + 16, 4), "32 MiB wait at most");
+        stalled.store(false, Ordering::SeqCst);
+        let reply = accept(1).await;
+        assert!(matches!(reply, Ok(ShardReply::Accepted)), "{reply:?}");
+        assert_eq!(groups.store().shard(shard).backlog(&name()).expect("it can be read"), 4 + 1);
+        groups.shutdown().await;
     }
 
     #[tokio::test(flavor = "multi_thread")]
