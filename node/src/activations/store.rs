@@ -10,9 +10,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::cluster::raft::Groups;
 
-/// Finished activations that may wait for their record to be committed. Beyond it containers are kept from new work,
-/// so that a slow disk bounds the work and not the memory.
-const WAITING_RECORDS: usize = 4096;
+/// Bytes of records that may wait to be committed. Beyond it containers are kept from new work, so that a slow disk
+/// bounds the work and not the memory.
+const WAITING_BYTES: usize = 64 << 20;
+/// No record counts for less, so that small ones are bounded too: 4,096.
+const LEAST_BYTES: usize = 16 << 10;
 
 /// Writes records.
 #[derive(Clone)]
@@ -22,17 +24,19 @@ pub struct Records {
     waiting: Arc<Semaphore>,
 }
 
-/// The right to have one record waiting. Taken before the container is given back.
+/// The right to have a record waiting. Taken before the container is given back.
 pub struct RecordPlace(#[allow(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 
 impl Records {
     pub fn new(groups: Groups, session: SessionId) -> Self {
-        Self { groups, session, waiting: Arc::new(Semaphore::new(WAITING_RECORDS)) }
+        Self { groups, session, waiting: Arc::new(Semaphore::new(WAITING_BYTES)) }
     }
 
-    /// Waits until one more record may be on its way.
-    pub async fn place(&self) -> RecordPlace {
-        let permit = Arc::clone(&self.waiting).acquire_owned().await;
+    /// Waits until `record` may be on its way.
+    pub async fn place(&self, record: &Activation) -> RecordPlace {
+        let bytes = result_len(record) + lines_len(&record.logs);
+        let permits = bytes.clamp(LEAST_BYTES, WAITING_BYTES) as u32;
+        let permit = Arc::clone(&self.waiting).acquire_many_owned(permits).await;
         RecordPlace(permit.expect("the semaphore lives as long as self and is never closed"))
     }
 
@@ -68,21 +72,32 @@ impl Records {
     }
 }
 
+fn result_len(record: &Activation) -> usize {
+    record.response.result.as_ref().map_or(0, |result| result.as_str().len())
+}
+
+/// Every line costs its length prefix too.
+fn line_len(line: &str) -> usize {
+    line.len() + 8
+}
+
+fn lines_len(lines: &[String]) -> usize {
+    lines.iter().map(|line| line_len(line)).sum()
+}
+
 /// Takes out of `logs`, in order, what does not fit into the record's own entry, in parts that each fit into one.
 /// A record with short logs keeps them all.
 fn long_logs(logs: &mut Vec<String>) -> Vec<Vec<String>> {
-    // Every line costs its length prefix too.
-    let size = |line: &String| line.len() + 8;
-    if logs.iter().map(size).sum::<usize>() <= INLINE_LOGS {
+    if lines_len(logs) <= INLINE_LOGS {
         return Vec::new();
     }
     let mut parts = vec![Vec::new()];
     let mut bytes = 0;
     for line in logs.drain(..) {
-        bytes += size(&line);
+        bytes += line_len(&line);
         if bytes > 2 * INLINE_LOGS && !parts[parts.len() - 1].is_empty() {
             parts.push(Vec::new());
-            bytes = size(&line);
+            bytes = line_len(&line);
         }
         let last = parts.len() - 1;
         parts[last].push(line);

@@ -356,7 +356,7 @@ impl Invoker {
 
     async fn finish(&self, work: &AcceptedWork, record: protocol::Activation) {
         let store = self.stores(self.0.parts.config.store_accepted, work, record.response.status);
-        let place = self.0.parts.records.place().await;
+        let place = self.0.parts.records.place(&record).await;
         self.0.parts.records.finish(record, store, place).await;
     }
 

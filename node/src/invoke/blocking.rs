@@ -129,7 +129,7 @@ impl Invoker {
         reply(answer, Ok(Invoked::Done(Box::new(record.clone()))));
         let store = self.stores(self.0.parts.config.store_blocking, work, record.response.status);
         if store {
-            let place = self.0.parts.records.place().await;
+            let place = self.0.parts.records.place(&record).await;
             self.0.parts.records.finish(record, true, place).await;
         }
     }

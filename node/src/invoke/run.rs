@@ -261,10 +261,8 @@ pub(super) async fn end(
     ending: Ending,
     free: impl FnOnce(Lease),
 ) {
-    let records = &invoker.0.parts.records;
-    // Before the container is free again, so that work cannot outrun the disk.
-    let place = if ending.store || ending.accepted { Some(records.place().await) } else { None };
-    if let Some(mut lease) = ran.lease {
+    let Ran { mut lease, mut reusable, .. } = ran;
+    if let Some(lease) = &mut lease {
         let developer_error = record.response.status == ActivationStatus::DeveloperError;
         let request = LogRequest {
             limit: ByteSize::mib(action.action.limits.logs_mb.into()),
@@ -273,11 +271,15 @@ pub(super) async fn end(
         };
         let logs = lease.container.collect_logs(request).await;
         record.logs = logs.lines;
-        if ran.reusable && !logs.unreliable {
-            free(lease);
-        } else {
-            lease.destroy();
-        }
+        reusable &= !logs.unreliable;
+    }
+    let records = &invoker.0.parts.records;
+    // Before the container is free again, so that work cannot outrun the disk.
+    let place = if ending.store || ending.accepted { Some(records.place(&record).await) } else { None };
+    match lease {
+        Some(lease) if reusable => free(lease),
+        // Destroyed, if there is one.
+        gone => drop(gone),
     }
     if let Some(place) = place {
         records.finish(record, ending.store, place).await;
