@@ -129,14 +129,7 @@ impl Invoker {
         } else {
             self.0.parts.pools.take_warm(&pool_key(&work, &action))
         };
-        let reply = match self.propose_accept(&work, &action, lease.is_some()).await {
-            Err(ProposeError::Timeout) => {
-                // Nobody knows; asking again gives the answer: it is a duplicate then.
-                self.propose_accept(&work, &action, lease.is_some()).await
-            }
-            reply => reply,
-        };
-        match reply {
+        match self.propose_accept(&work, &action, lease.is_some()).await {
             Ok(ShardReply::Accepted | ShardReply::Duplicate) => {}
             refused => {
                 if let Some(lease) = lease {
@@ -148,7 +141,12 @@ impl Invoker {
                     }
                     Ok(reply) => InvokeError::NotRecorded(format!("{reply:?}")),
                     Err(ProposeError::TooLarge { .. }) => InvokeError::TooLarge,
-                    Err(error) => InvokeError::NotRecorded(error.to_string()),
+                    Err(error) => {
+                        if matches!(error, ProposeError::Timeout | ProposeError::NotLeader(_)) {
+                            self.withdraw(&work, &action);
+                        }
+                        InvokeError::NotRecorded(error.to_string())
+                    }
                 });
             }
         }
@@ -162,6 +160,20 @@ impl Invoker {
         Ok(Invoked::Accepted(id))
     }
 
+    /// Ends `work`, should its acceptance still be committed: its caller was told that it is not recorded, and may send
+    /// it again. Else it would stay in its shard without anyone to place it, and count for ever.
+    fn withdraw(&self, work: &AcceptedWork, action: &ResolvedAction) {
+        let response = failure(ActivationStatus::WhiskError, messages::RESOURCE_PROVISION_ERROR);
+        let now_ms = clock::unix_ms();
+        let never_ran = record::record(work, action, response, &Times::never_ran(work.received_ms, now_ms));
+        let invoker = self.clone();
+        self.background(async move {
+            let place = invoker.0.parts.records.place(&never_ran).await;
+            invoker.0.parts.records.finish(never_ran, false, place).await;
+        });
+    }
+
+    /// `started`: it runs at once on a container that is held, and never again, so that its payload need not be kept.
     pub(super) async fn propose_accept(
         &self,
         work: &AcceptedWork,
@@ -174,7 +186,7 @@ impl Invoker {
         let pending = Response { status: ActivationStatus::WhiskError, result: None, size: None };
         let accept = Accept {
             owner: parts.session,
-            work: codec::encode(work),
+            work: if started { Vec::new() } else { codec::encode(work) },
             if_lost: record::record(work, action, pending, &Times::never_ran(work.received_ms, now_ms)),
             started,
             backlog_limit: parts.config.backlog_limit,
@@ -287,7 +299,13 @@ impl Invoker {
     /// A container for `work`, however long it takes. `None`: it ended in its record without one, or stays in its shard.
     async fn acquire(&self, work: &AcceptedWork, action: &ResolvedAction) -> Option<Lease> {
         loop {
-            let record = match self.0.parts.pools.acquire(need(work, action), None).await {
+            let asked = tokio::select! {
+                biased;
+                // Nothing is started for what will not run.
+                () = self.0.stopping.cancelled() => return None,
+                asked = self.0.parts.pools.acquire(need(work, action), None) => asked,
+            };
+            let record = match asked {
                 Ok(lease) => return Some(lease),
                 Err(AcquireError::Full | AcquireError::Deadline) => {
                     tokio::time::sleep(FULL_PAUSE).await;

@@ -5,20 +5,16 @@ pub mod accepted;
 pub mod action_actor;
 pub mod blocking;
 pub mod run;
+#[cfg(test)]
+mod tests;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use protocol::{
     Activation, ActivationId, ActivationStatus, RawJson, SessionId, TransactionId, activation::Response,
     command::AcceptedWork, identity::Identity,
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     activations::{
@@ -72,7 +68,7 @@ pub enum InvokeError {
     /// Nothing ran: arguments and stored parameters together are more than an entry of the log.
     #[error("{}", protocol::messages::default_text(protocol::ErrorCode::TooLarge))]
     TooLarge,
-    /// Nothing ran, or nobody knows whether it was accepted.
+    /// Nothing ran.
     #[error("The activation could not be recorded: {0}")]
     NotRecorded(String),
     /// It runs, and may end without a record.
@@ -125,7 +121,8 @@ struct Inner {
     /// Every invocation under way; a drain waits for it.
     tasks: TaskTracker,
     accepted: accepted::Queues,
-    stopping: AtomicBool,
+    /// Cancelled when nothing is placed any more.
+    stopping: CancellationToken,
 }
 
 impl Invoker {
@@ -134,7 +131,7 @@ impl Invoker {
             parts,
             tasks: TaskTracker::new(),
             accepted: accepted::Queues::default(),
-            stopping: AtomicBool::new(false),
+            stopping: CancellationToken::new(),
         }))
     }
 
@@ -144,6 +141,11 @@ impl Invoker {
     /// # Errors
     /// [`InvokeError`]. A failed *activation* is no error: it is [`Invoked::Done`].
     pub async fn invoke(&self, invocation: Invocation) -> Result<Invoked, InvokeError> {
+        // Under way first, then the look: a drain either waits for this one or refuses it.
+        let _under_way = self.0.tasks.token();
+        if self.is_stopping() {
+            return Err(InvokeError::Stopping);
+        }
         let id = ActivationId::new(clock::unix_ms());
         let Invocation { identity, action, arguments, init_env, blocking, transaction_id, received_ms, extra_logging } =
             invocation;
@@ -170,11 +172,11 @@ impl Invoker {
 
     /// Accepted work that has not started stays in its shard from now on, for the next process.
     pub fn stop_placing(&self) {
-        self.0.stopping.store(true, Ordering::SeqCst);
+        self.0.stopping.cancel();
     }
 
     fn is_stopping(&self) -> bool {
-        self.0.stopping.load(Ordering::SeqCst)
+        self.0.stopping.is_cancelled()
     }
 
     /// Waits until no invocation is under way, then returns. New ones must have stopped coming.

@@ -109,6 +109,7 @@ struct Shared {
     failures: Mutex<VecDeque<CreateError>>,
     created: AtomicUsize,
     alive: AtomicUsize,
+    runs: AtomicUsize,
 }
 
 impl SimulatedBackend {
@@ -129,6 +130,11 @@ impl SimulatedBackend {
     /// Containers not yet destroyed.
     pub fn alive(&self) -> usize {
         self.shared.alive.load(Ordering::SeqCst)
+    }
+
+    /// Activations that a container began to run.
+    pub fn runs(&self) -> usize {
+        self.shared.runs.load(Ordering::SeqCst)
     }
 }
 
@@ -190,6 +196,7 @@ impl SimulatedContainer {
             script: None,
             state: state.clone(),
             paused: is_paused,
+            backend: backend.clone(),
         };
         let process = tokio::spawn(process.serve());
         backend.created.fetch_add(1, Ordering::SeqCst);
@@ -255,6 +262,7 @@ struct Process {
     script: Option<Script>,
     state: Arc<ProcessState>,
     paused: watch::Receiver<bool>,
+    backend: Arc<Shared>,
 }
 
 #[derive(Deserialize)]
@@ -319,6 +327,7 @@ impl Process {
         let Ok(body) = serde_json::from_slice::<Body>(body) else {
             return self.answer(500, r#"{"error":"Bad request."}"#).await;
         };
+        self.backend.runs.fetch_add(1, Ordering::SeqCst);
         let own = serde_json::from_str::<RunValue>(body.value.get()).ok().and_then(|value| value.simulate);
         let step = own.unwrap_or_else(|| script.run.clone());
         self.step(step, self.run, body.value.get(), true).await
