@@ -38,7 +38,8 @@ use crate::{
         Entities, EntityCaches,
         code::{BlobError, Blobs},
         collect,
-        kinds::{Kinds, Manifest},
+        kinds::Kinds,
+        manifest::{Manifest, ManifestError},
     },
     invoke::{InvokeConfig, Invoker, Parts},
     metrics,
@@ -68,6 +69,8 @@ pub enum NodeError {
     Session(#[from] SessionError),
     #[error(transparent)]
     Blobs(#[from] BlobError),
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
     #[error(transparent)]
     Process(#[from] process::StartError),
     #[error("the sample user: {0}")]
@@ -146,6 +149,10 @@ impl Node {
     pub async fn start(config: Config) -> Result<Self, NodeError> {
         let started_ms = clock::unix_ms();
         let config = Arc::new(config);
+        let manifest = match &config.containers.runtimes_manifest {
+            None => Manifest::upstream(),
+            Some(path) => Manifest::read(path)?,
+        };
         let data_dir = &config.data_dir;
         std::fs::create_dir_all(data_dir)
             .map_err(|source| NodeError::DataDir { path: data_dir.display().to_string(), source })?;
@@ -174,7 +181,8 @@ impl Node {
 
         // What runs actions.
         let backend = backend(&config, api_addr, &work).await?;
-        let kinds = Kinds::new(&Manifest::upstream(), &backend.kinds());
+        let kinds = Kinds::new(&manifest, &backend.kinds());
+        warn_of_missing(&manifest, &kinds);
         let blobs = Blobs::open(data_dir.join("blobs"))?;
         let entities = Entities::new(groups.clone(), entity_caches, kinds, config.limits.clone(), blobs);
         let mut registry = metrics::registry(&config.node_name, started_ms);
@@ -183,7 +191,7 @@ impl Node {
         let pool_config = PoolConfig {
             node: ONLY_NODE,
             limits: (&config.containers).into(),
-            stem_cells: StemCell::configured(&config.containers.prewarm, |kind| entities.kinds().resolve(kind)),
+            stem_cells: StemCell::configured(&config.containers, &manifest, entities.kinds()),
             env: vec![("__OW_API_HOST".to_owned(), format!("http://{api_host}"))],
         };
         let pool_metrics = PoolMetrics::register(&mut registry);
@@ -361,6 +369,16 @@ async fn backend(config: &Config, api_addr: SocketAddr, work: &Runtime) -> Resul
             let backend = on(work, ProcessBackend::start(process)).await?;
             Ok(Arc::new(backend))
         }
+    }
+}
+
+/// An operator who lists kinds expects them to run.
+fn warn_of_missing(manifest: &Manifest, kinds: &Kinds) {
+    let listed = manifest.runtimes.values().flatten().filter(|_| manifest.is_own);
+    let missing: Vec<&str> =
+        listed.map(|runtime| runtime.kind.as_str()).filter(|kind| kinds.resolve(kind).is_none()).collect();
+    if !missing.is_empty() {
+        tracing::warn!(kinds = missing.join(" "), "the runtimes manifest lists kinds that cannot run here");
     }
 }
 

@@ -26,6 +26,8 @@ pub struct Bounds {
 /// The bounds that no namespace exceeds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SystemLimits {
+    /// Kinds that may be created in namespaces without a list of their own; empty: all.
+    pub allowed_kinds: Vec<String>,
     pub timeout_ms: Bounds,
     pub memory_mb: Bounds,
     pub logs_mb: Bounds,
@@ -51,6 +53,7 @@ pub struct SystemLimits {
 impl Default for SystemLimits {
     fn default() -> Self {
         Self {
+            allowed_kinds: Vec::new(),
             timeout_ms: Bounds { min: 100, standard: 60_000, max: 300_000 },
             memory_mb: Bounds { min: 128, standard: 256, max: 512 },
             logs_mb: Bounds { min: 0, standard: 10, max: 10 },

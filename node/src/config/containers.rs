@@ -1,6 +1,6 @@
 //! `[containers]`: what runs actions, and how many.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use protocol::ByteSize;
 use serde::Deserialize;
@@ -23,10 +23,22 @@ pub struct Containers {
     pub pause_grace: Option<Duration>,
     /// A container that idles this long is removed. Default 10 min.
     pub idle_timeout: Duration,
-    /// Containers kept ready without code. Default: one of 256 MB for `nodejs:default` and `python:default` each, as
-    /// long as half of the memory is left. A new Python is forked from a warm process, but entering its control groups
-    /// takes the kernel 10 ms and more.
-    pub prewarm: Vec<Prewarm>,
+    /// A file in the format of OpenWhisk's `runtimes.json`: the only kinds that may be used, as far as this machine has
+    /// them. Default: OpenWhisk's own list, and whatever else this machine has.
+    pub runtimes_manifest: Option<PathBuf>,
+    /// Containers kept ready without code. Default: the stem cells of `runtimes_manifest`, or without one
+    /// [`Containers::default_prewarm`].
+    pub prewarm: Option<Vec<Prewarm>>,
+}
+
+impl Containers {
+    /// One of 256 MB for `nodejs:default` and `python:default` each, as long as half of the memory is left. A new Python
+    /// is forked from a warm process, but entering its control groups takes the kernel 10 ms and more.
+    pub fn default_prewarm(&self) -> Vec<Prewarm> {
+        let cell = |kind: &str| Prewarm { kind: kind.to_owned(), memory: ByteSize::mib(256), count: 1 };
+        let cells = (self.memory.as_mib() / 2 / 256) as usize;
+        ["nodejs:default", "python:default"].into_iter().take(cells).map(cell).collect()
+    }
 }
 
 /// What runs containers.
@@ -63,6 +75,7 @@ pub(super) struct Written {
     creations: Option<usize>,
     pause_grace: Option<HumanDuration>,
     idle_timeout: Option<HumanDuration>,
+    runtimes_manifest: Option<PathBuf>,
     prewarm: Option<Vec<WrittenPrewarm>>,
 }
 
@@ -78,8 +91,8 @@ impl Written {
     pub fn checked(self) -> Result<Containers, ConfigError> {
         let memory = self.memory.map_or(ByteSize::mib(2048), ByteSize::from);
         let prewarm = match self.prewarm {
-            None => default_prewarm(memory),
-            Some(written) => written.into_iter().map(WrittenPrewarm::checked).collect::<Result<_, _>>()?,
+            None => None,
+            Some(written) => Some(written.into_iter().map(WrittenPrewarm::checked).collect::<Result<Vec<_>, _>>()?),
         };
         let containers = Containers {
             backend: self.backend.unwrap_or_default(),
@@ -91,25 +104,19 @@ impl Written {
                 Some(grace).filter(|grace| !grace.is_zero())
             }),
             idle_timeout: self.idle_timeout.map_or(Duration::from_secs(600), Duration::from),
+            runtimes_manifest: self.runtimes_manifest,
             prewarm,
         };
         if containers.creations == 0 {
             return Err(ConfigError::invalid("containers.creations", "must be at least 1"));
         }
-        let prewarmed: u128 =
-            containers.prewarm.iter().map(|cells| u128::from(cells.memory.bytes()) * cells.count as u128).sum();
+        let cells = containers.prewarm.iter().flatten();
+        let prewarmed: u128 = cells.map(|cells| u128::from(cells.memory.bytes()) * cells.count as u128).sum();
         if prewarmed > u128::from(containers.memory.bytes()) {
             return Err(ConfigError::invalid("containers.prewarm", "needs more than containers.memory"));
         }
         Ok(containers)
     }
-}
-
-/// One of each interpreter, as long as half of the memory is left to actions.
-fn default_prewarm(memory: ByteSize) -> Vec<Prewarm> {
-    let cell = |kind: &str| Prewarm { kind: kind.to_owned(), memory: ByteSize::mib(256), count: 1 };
-    let cells = (memory.as_mib() / 2 / 256) as usize;
-    ["nodejs:default", "python:default"].into_iter().take(cells).map(cell).collect()
 }
 
 impl WrittenPrewarm {

@@ -14,6 +14,7 @@ use super::{ConfigError, HumanDuration, HumanSize};
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Written {
+    allowed_kinds: Vec<String>,
     timeout: WrittenBounds<HumanDuration>,
     memory: WrittenBounds<HumanSize>,
     logs: WrittenBounds<HumanSize>,
@@ -56,6 +57,7 @@ impl Written {
             Ok(size)
         };
         Ok(SystemLimits {
+            allowed_kinds: self.allowed_kinds,
             timeout_ms: self.timeout.checked("limits.timeout", default.timeout_ms, whole_ms)?,
             memory_mb: self.memory.checked("limits.memory", default.memory_mb, whole_mb)?,
             logs_mb: self.logs.checked("limits.logs", default.logs_mb, whole_mb)?,

@@ -201,4 +201,4 @@ fn host_name() -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

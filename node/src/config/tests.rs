@@ -2,7 +2,7 @@ use super::*;
 
 const EXAMPLE: &str = include_str!("../../whisp.example.toml");
 
-fn parse(text: &str) -> Result<Config, String> {
+pub(crate) fn parse(text: &str) -> Result<Config, String> {
     let written: Written = toml::from_str(text).map_err(|error| error.to_string())?;
     written.checked().map_err(|error| error.to_string())
 }

@@ -8,7 +8,10 @@ use std::collections::VecDeque;
 use protocol::ByteSize;
 
 use super::{Need, need::container_name, pool_state::Held};
-use crate::config;
+use crate::{
+    config,
+    entities::{kinds::Kinds, manifest::Manifest},
+};
 
 /// How many containers of one kind and memory are kept ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,22 +24,38 @@ pub struct StemCell {
 }
 
 impl StemCell {
-    /// Those that the configuration asks for. `resolve`: the kind that runs here for one as written
-    /// (`nodejs:default`); what it does not know is left out with a warning.
-    pub fn configured(prewarm: &[config::Prewarm], resolve: impl Fn(&str) -> Option<String>) -> Vec<Self> {
-        let cell = |cell: &config::Prewarm| match resolve(&cell.kind) {
+    /// Those that the configuration asks for, else those of the operator's own manifest, else the default. Kinds that
+    /// cannot be used here are left out with a warning.
+    pub fn configured(config: &config::Containers, manifest: &Manifest, kinds: &Kinds) -> Vec<Self> {
+        let wanted = match &config.prewarm {
+            Some(prewarm) => prewarm.clone(),
+            None if manifest.is_own => of_manifest(manifest),
+            None => config.default_prewarm(),
+        };
+        let usable = |kind: &str| kinds.resolve(kind).filter(|kind| !kinds.is_deprecated(kind));
+        let cell = |cell: config::Prewarm| match usable(&cell.kind) {
             Some(kind) => Some(Self { kind, memory: cell.memory, count: cell.count }),
             None => {
                 tracing::warn!(kind = cell.kind, "kind not available here, none of it is prewarmed");
                 None
             }
         };
-        prewarm.iter().filter_map(cell).collect()
+        wanted.into_iter().filter_map(cell).collect()
     }
 
     pub(super) fn container_name(&self, node: u64, counter: u64) -> String {
         container_name(node, counter, "prewarm", &self.kind)
     }
+}
+
+fn of_manifest(manifest: &Manifest) -> Vec<config::Prewarm> {
+    let cells = manifest.stem_cells().map(|(kind, cells)| {
+        if cells.reactive.is_some() {
+            tracing::warn!(kind, "the number of stem cells stays at initialCount; `reactive` is not followed");
+        }
+        config::Prewarm { kind: kind.to_owned(), memory: cells.memory, count: cells.initial_count }
+    });
+    cells.collect()
 }
 
 /// Index of a configured stem cell.
@@ -149,11 +168,36 @@ impl<C> Cell<C> {
 mod tests {
     use super::*;
 
+    fn cells(written: &str, manifest: Option<&str>) -> Vec<(String, u64, usize)> {
+        let config = config::tests::parse(written).unwrap().containers;
+        let manifest = match manifest {
+            None => Manifest::upstream(),
+            Some(json) => Manifest { is_own: true, ..Manifest::parse(json).unwrap() },
+        };
+        let kinds = Kinds::new(&manifest, &["nodejs:20".to_owned(), "python:3.11".to_owned()]);
+        let cells = StemCell::configured(&config, &manifest, &kinds);
+        cells.into_iter().map(|cell| (cell.kind, cell.memory.as_mib(), cell.count)).collect()
+    }
+
+    fn cell(kind: &str, mib: u64, count: usize) -> (String, u64, usize) {
+        (kind.to_owned(), mib, count)
+    }
+
     #[test]
-    fn configured_kinds_are_resolved_and_unknown_ones_left_out() {
-        let written = |kind: &str| config::Prewarm { kind: kind.into(), memory: ByteSize::mib(256), count: 2 };
-        let known = |kind: &str| (kind == "nodejs:default").then(|| "nodejs:20".to_owned());
-        let cells = StemCell::configured(&[written("nodejs:default"), written("cobol:60")], known);
-        assert_eq!(cells, [StemCell { kind: "nodejs:20".into(), memory: ByteSize::mib(256), count: 2 }]);
+    fn what_is_prewarmed() {
+        let two = r#"{"runtimes":{"nodejs":[{"kind":"nodejs:20","image":{"name":"i"},"stemCells":[
+            {"initialCount":2,"memory":"256 MB","reactive":{"minCount":1,"maxCount":4,"ttl":"2 minutes","threshold":1,
+             "increment":1}},{"initialCount":1,"memory":"512 MB"}]}],
+            "ruby":[{"kind":"ruby:2.5","image":{"name":"i"},"stemCells":[{"initialCount":1,"memory":"256 MB"}]}]}}"#;
+        let default = [cell("nodejs:20", 256, 1), cell("python:3.11", 256, 1)];
+        assert_eq!(cells("", None), default);
+        assert_eq!(cells("[containers]\nmemory = \"512MB\"", None), default[..1], "half is for actions");
+        assert_eq!(cells("", Some(two)), [cell("nodejs:20", 256, 2), cell("nodejs:20", 512, 1)]);
+        let written =
+            "[[containers.prewarm]]\nkind = \"nodejs:default\"\ncount = 3\n[[containers.prewarm]]\nkind = \"cobol:60\"";
+        for manifest in [None, Some(two)] {
+            assert_eq!(cells(written, manifest), [cell("nodejs:20", 256, 3)], "what is not here is left out");
+        }
+        assert_eq!(cells("[containers]\nprewarm = []", Some(two)), []);
     }
 }

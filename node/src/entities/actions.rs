@@ -75,7 +75,7 @@ impl Entities {
         let limits = self.limits(&name.path.namespace).await?;
         let (action, code, txn) = self
             .reading(move |entities| {
-                check_content(&put, &limits)?;
+                check_content(&put, &limits, &entities.0.limits)?;
                 let stored = entity_with_code(&entities.0.meta, &name)?;
                 let (known, stored_code) = match stored {
                     None => (None, None),
@@ -300,13 +300,13 @@ impl ActionsHome {
 }
 
 /// What is refused whether or not the action is there.
-fn check_content(put: &PutAction, limits: &EffectiveLimits) -> Result<(), EntityError> {
+fn check_content(put: &PutAction, limits: &EffectiveLimits, system: &SystemLimits) -> Result<(), EntityError> {
     if let Some(body) = &put.settings.limits {
         limits.check_body(body).map_err(|text| EntityError::bad_request(format!("requirement failed: {text}")))?;
     }
     if let Some(exec) = &put.content.exec {
         let kind = exec.kind();
-        let allowed = limits.allowed_kinds.as_deref().unwrap_or_default();
+        let allowed = limits.allowed_kinds.as_deref().unwrap_or(&system.allowed_kinds);
         if !allowed.is_empty() && !allowed.iter().any(|allowed| allowed == kind) {
             return Err(EntityError::refused(ErrorCode::Forbidden, messages::kind_not_allowed(kind)));
         }
@@ -470,7 +470,9 @@ mod tests {
     fn what_this_build_does_not_run_is_refused() {
         let limits = EffectiveLimits::of(&SystemLimits::default(), None);
         let refused = |content: ActionContent| {
-            check_content(&put(content, ActionSettings::default()), &limits).err().map(|e| e.text().to_owned())
+            check_content(&put(content, ActionSettings::default()), &limits, &SystemLimits::default())
+                .err()
+                .map(|e| e.text().to_owned())
         };
         let sequence = Some(ExecBody::Sequence { components: vec![name()] });
         assert_eq!(refused(ActionContent { exec: sequence, ..Default::default() }).unwrap(), messages::NO_SEQUENCES);

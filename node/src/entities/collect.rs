@@ -65,7 +65,8 @@ mod tests {
             EntityCaches,
             actions::PutAction,
             code::{Blobs, UNREFERENCED_FOR},
-            kinds::{Kinds, Manifest},
+            kinds::Kinds,
+            manifest::Manifest,
         },
     };
 

@@ -1,92 +1,14 @@
-//! The runtimes manifest, in OpenWhisk's format, and the kinds that can be used here: those the back end reports.
-//!
-//! Source: apache/openwhisk `ExecManifest.scala`, `ansible/files/runtimes.json`.
+//! The kinds that can be used here: those of the runtimes manifest that the back end can run.
 
-use std::{cmp::Reverse, collections::BTreeMap};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap},
+};
 
 use protocol::entity::exec::{self, KindRules};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-/// The manifest that upstream ships.
-const UPSTREAM: &str = include_str!("runtimes.json");
-
-/// What the manifest says, as far as a node acts on it. Unknown members are ignored, as other tools have their own.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Manifest {
-    runtimes: BTreeMap<String, Vec<Runtime>>,
-    #[serde(default)]
-    blackboxes: Vec<Image>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Runtime {
-    kind: String,
-    image: Image,
-    #[serde(default)]
-    default: bool,
-    #[serde(default)]
-    deprecated: bool,
-    attached: Option<serde::de::IgnoredAny>,
-    #[serde(default)]
-    require_main: bool,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct Image {
-    registry: Option<String>,
-    prefix: Option<String>,
-    name: String,
-    tag: Option<String>,
-}
-
-impl Image {
-    fn pull_name(&self) -> String {
-        let part = |part: &Option<String>| part.as_ref().map_or(String::new(), |part| format!("{part}/"));
-        let tag = self.tag.as_ref().map_or(String::new(), |tag| format!(":{tag}"));
-        format!("{}{}{}{tag}", part(&self.registry), part(&self.prefix), self.name)
-    }
-}
-
-/// Why a manifest cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ManifestError {
-    #[error("the runtimes manifest cannot be read: {0}")]
-    Malformed(#[from] serde_json::Error),
-    #[error("{0} has multiple versions, but no default.")]
-    NoDefault(String),
-    #[error("Found more than one default for {family}: {}", kinds.join(", "))]
-    SeveralDefaults { family: String, kinds: Vec<String> },
-}
-
-impl Manifest {
-    /// # Errors
-    /// [`ManifestError`]; a node does not start with such a manifest.
-    pub fn parse(json: &str) -> Result<Self, ManifestError> {
-        let mut manifest: Self = serde_json::from_str(json)?;
-        for (family, runtimes) in &mut manifest.runtimes {
-            if let [only] = &mut runtimes[..] {
-                only.default = true;
-            }
-            let defaults: Vec<String> =
-                runtimes.iter().filter(|runtime| runtime.default).map(|runtime| runtime.kind.clone()).collect();
-            match defaults.len() {
-                0 if runtimes.len() > 1 => return Err(ManifestError::NoDefault(family.clone())),
-                0 | 1 => {}
-                _ => return Err(ManifestError::SeveralDefaults { family: family.clone(), kinds: defaults }),
-            }
-        }
-        Ok(manifest)
-    }
-
-    /// The manifest that upstream ships.
-    ///
-    /// # Panics
-    /// Never: a test parses it.
-    pub fn upstream() -> Self {
-        Self::parse(UPSTREAM).expect("the built-in manifest is held by a test")
-    }
-}
+use super::manifest::{Image, Manifest, Runtime};
 
 /// A kind as `GET /` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -101,52 +23,78 @@ pub struct Kind {
     pub require_main: bool,
 }
 
+impl From<&Runtime> for Kind {
+    fn from(runtime: &Runtime) -> Self {
+        Self {
+            kind: runtime.kind.clone(),
+            image: runtime.image.pull_name(),
+            deprecated: runtime.deprecated,
+            default: runtime.default,
+            attached: runtime.is_attached,
+            require_main: runtime.require_main,
+        }
+    }
+}
+
 /// The kinds of this node, by family.
 #[derive(Debug, Clone)]
 pub struct Kinds {
     families: BTreeMap<String, Vec<Kind>>,
+    /// Family and place of each kind, and of the default of each family as `family:default`.
+    places: HashMap<String, (String, usize)>,
     blackboxes: Vec<String>,
+    any_deprecated: bool,
 }
 
 impl Kinds {
-    /// The kinds among `offered`, which the back end can run: as the manifest describes them, or, if it does not know
-    /// them, like others of their family. The default of a family is the manifest's if it is offered, else the newest.
+    /// The kinds of `manifest` that the back end can run, which are among `offered`, and those that are deprecated, which
+    /// nothing needs to run. If the manifest is not the operator's own, also those which it does not know: they are like
+    /// others of their family. The default of a family is the manifest's if it is here, else the newest.
     pub fn new(manifest: &Manifest, offered: &[String]) -> Self {
         let mut families: BTreeMap<String, Vec<Kind>> = BTreeMap::new();
-        for kind in offered {
+        for (family, runtimes) in &manifest.runtimes {
+            let usable = |runtime: &&Runtime| runtime.deprecated || offered.contains(&runtime.kind);
+            let kinds: Vec<Kind> = runtimes.iter().filter(usable).map(Kind::from).collect();
+            if !kinds.is_empty() {
+                families.insert(family.clone(), kinds);
+            }
+        }
+        let is_known = |kind: &String| manifest.runtimes.values().flatten().any(|runtime| runtime.kind == *kind);
+        for kind in offered.iter().filter(|kind| !manifest.is_own && !is_known(kind)) {
             let Some((family, version)) = kind.split_once(':') else { continue };
-            let known = manifest.runtimes.get(family).map_or(&[][..], Vec::as_slice);
-            let entry = match known.iter().find(|runtime| runtime.kind == *kind) {
-                Some(runtime) => Kind {
-                    kind: kind.clone(),
-                    image: runtime.image.pull_name(),
-                    deprecated: runtime.deprecated,
-                    default: runtime.default,
-                    attached: runtime.attached.is_some(),
-                    require_main: runtime.require_main,
-                },
-                None => Kind {
+            let relatives = manifest.runtimes.get(family).map_or(&[][..], Vec::as_slice);
+            let kinds = families.entry(family.to_owned()).or_default();
+            if kinds.iter().all(|known| known.kind != *kind) {
+                kinds.push(Kind {
                     kind: kind.clone(),
                     image: format!("openwhisk/action-{family}-v{version}:nightly"),
                     deprecated: false,
                     default: false,
                     attached: true,
-                    require_main: known.iter().any(|runtime| runtime.require_main),
-                },
-            };
-            let kinds = families.entry(family.to_owned()).or_default();
-            if !kinds.contains(&entry) {
-                kinds.push(entry);
+                    require_main: relatives.iter().any(|runtime| runtime.require_main),
+                });
             }
         }
-        for kinds in families.values_mut() {
+        let mut places = HashMap::new();
+        for (family, kinds) in &mut families {
             kinds.sort_by_key(|kind| version(&kind.kind));
             if !kinds.iter().any(|kind| kind.default) {
                 let newest = kinds.iter_mut().min_by_key(|kind| (kind.deprecated, Reverse(version(&kind.kind))));
                 newest.into_iter().for_each(|kind| kind.default = true);
             }
+            for (place, kind) in kinds.iter().enumerate() {
+                places.insert(kind.kind.clone(), (family.clone(), place));
+                if kind.default {
+                    places.insert(format!("{family}:default"), (family.clone(), place));
+                }
+            }
         }
-        Self { families, blackboxes: manifest.blackboxes.iter().map(Image::pull_name).collect() }
+        Self {
+            any_deprecated: families.values().flatten().any(|kind| kind.deprecated),
+            families,
+            places,
+            blackboxes: manifest.blackboxes.iter().map(Image::pull_name).collect(),
+        }
     }
 
     /// By family, for `GET /`.
@@ -159,20 +107,19 @@ impl Kinds {
         &self.blackboxes
     }
 
-    /// True for a kind that may be read and deleted only. One that is not offered any more is not known to be.
+    /// True for a kind that may be read and deleted only. One that is not here any more is not known to be.
     pub fn is_deprecated(&self, kind: &str) -> bool {
-        self.find(kind).is_some_and(|kind| kind.deprecated)
+        self.any_deprecated && self.find(kind).is_some_and(|kind| kind.deprecated)
     }
 
-    /// The kind that `kind` stands for here, such as `nodejs:20` for `nodejs:default`; `None` if it is not offered.
+    /// The kind that `kind` stands for here, such as `nodejs:20` for `nodejs:default`; `None` if it cannot be used.
     pub fn resolve(&self, kind: &str) -> Option<String> {
         self.find(kind).map(|entry| entry.kind.clone())
     }
 
     fn find(&self, kind: &str) -> Option<&Kind> {
-        let (family, version) = kind.split_once(':')?;
-        let kinds = self.families.get(family)?;
-        kinds.iter().find(|entry| if version == "default" { entry.default } else { entry.kind == kind })
+        let (family, place) = self.places.get(kind)?;
+        self.families.get(family)?.get(*place)
     }
 }
 
@@ -233,31 +180,29 @@ mod tests {
     }
 
     #[test]
-    fn manifests_that_are_refused() {
-        let family = |entries: &str| Manifest::parse(&format!(r#"{{"runtimes":{{"a":[{entries}]}}}}"#));
-        let one = r#"{"kind":"a:1","image":{"name":"i"}}"#;
-        let default = r#"{"kind":"a:2","default":true,"image":{"name":"i"},"stemCells":[{}]}"#;
-        assert!(family(one).is_ok() && family(&format!("{one},{default}")).is_ok());
-        assert_eq!(
-            family(&format!("{one},{one}")).unwrap_err().to_string(),
-            "a has multiple versions, but no default."
-        );
-        assert_eq!(
-            family(&format!("{default},{default}")).unwrap_err().to_string(),
-            "Found more than one default for a: a:2, a:2"
-        );
-        assert!(Manifest::parse("{}").is_err());
-    }
-
-    #[test]
-    fn deprecated_kinds_are_known_and_never_the_default_by_age() {
+    fn deprecated_kinds_are_known_wherever_they_would_run_and_never_the_default_by_age() {
         let manifest = Manifest::parse(
             r#"{"runtimes":{"a":[{"kind":"a:1","default":true,"image":{"name":"i"}},
                 {"kind":"a:3","deprecated":true,"image":{"name":"i"}},{"kind":"a:2","image":{"name":"i"}}]}}"#,
         )
         .unwrap();
-        let kinds = Kinds::new(&manifest, &["a:2".to_owned(), "a:3".to_owned()]);
+        let kinds = Kinds::new(&manifest, &["a:2".to_owned()]);
         assert_eq!(kinds.rules("a:default").unwrap().kind, "a:2");
         assert!(kinds.is_deprecated("a:3") && !kinds.is_deprecated("a:2") && !kinds.is_deprecated("gone:1"));
+        assert_eq!(kinds.names(), ["a:2", "a:3"]);
+    }
+
+    #[test]
+    fn an_own_manifest_has_the_only_kinds() {
+        let json = r#"{"runtimes":{"js":[{"kind":"nodejs:18","image":{"name":"i"}},
+            {"kind":"nodejs:22","default":true,"image":{"name":"i"}},{"kind":"plain","image":{"name":"i"}}]}}"#;
+        let offered = ["nodejs:18", "nodejs:20", "plain", "python:3.11"].map(str::to_owned);
+        let own = Manifest { is_own: true, ..Manifest::parse(json).unwrap() };
+        let kinds = Kinds::new(&own, &offered);
+        assert_eq!(kinds.names(), ["plain", "nodejs:18"]);
+        assert_eq!(kinds.resolve("js:default").as_deref(), Some("nodejs:18"), "a family may have any name");
+        assert_eq!((kinds.resolve("nodejs:default"), kinds.resolve("python:3.11")), (None, None));
+        let others = Kinds::new(&Manifest::parse(json).unwrap(), &offered);
+        assert_eq!(others.resolve("python:default").as_deref(), Some("python:3.11"));
     }
 }

@@ -3,7 +3,8 @@
 //! [`Entities`] is the door. `actions.rs` and `packages.rs` hold what may be done to a collection, each a decision on
 //! what is stored followed by one conditional write; `resolve.rs` finds what a name stands for, `arguments.rs` merges
 //! what an action is called with. `cache.rs` keeps resolved actions right while writes go on; `limits.rs` does so for
-//! namespaces. `kinds.rs` is the runtimes manifest, `code.rs` keeps code that is too large for the log.
+//! namespaces. `manifest.rs` reads the runtimes manifest and `kinds.rs` finds what of it can be used here;
+//! `code.rs` keeps code that is too large for the log.
 
 pub mod actions;
 pub mod arguments;
@@ -13,6 +14,7 @@ pub mod collect;
 mod error;
 pub mod kinds;
 mod limits;
+pub mod manifest;
 pub mod packages;
 mod reach;
 pub mod resolve;

@@ -147,7 +147,7 @@ fn what_is_invoked_after_a_write_is_what_was_written() {
 fn accepted_work_runs_what_is_there_when_its_turn_comes() {
     let node = TestNode::start("it-turns", |config| {
         config.containers.memory = protocol::ByteSize::mib(256);
-        config.containers.prewarm.clear();
+        config.containers.prewarm = Some(Vec::new());
     });
     let user = node.user("it-turns");
     let plain = json!({"exec": {"kind": "nodejs:20", "code": "x"}});
