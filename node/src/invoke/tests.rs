@@ -33,12 +33,7 @@ use crate::{
         metrics::PoolMetrics,
         pool_state::Limits,
     },
-    entities::{
-        EntityCaches,
-        actions::PutAction,
-        code::Blobs,
-        kinds::{Kinds, Manifest},
-    },
+    entities::{EntityCaches, actions::PutAction, code::Blobs, kinds::Kinds, manifest::Manifest},
 };
 
 /// Patience with what has to happen.
