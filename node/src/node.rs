@@ -75,6 +75,8 @@ pub enum NodeError {
     Process(#[from] process::StartError),
     #[error("the sample user: {0}")]
     Guest(#[from] auth::UserError),
+    #[error("a group of the store failed: {0}; once its cause is gone the node can be started again")]
+    Failed(String),
     #[error("{what}: {source}")]
     Io { what: &'static str, source: std::io::Error },
 }
@@ -119,16 +121,23 @@ pub struct Node {
 }
 
 impl Node {
-    /// Runs a node until SIGINT or SIGTERM, then drains it.
+    /// Runs a node until SIGINT or SIGTERM, then drains it. One whose disk fails stops by itself: it can write nothing until
+    /// it is started again, and must not go on answering as if it could.
     ///
     /// # Errors
-    /// [`NodeError`] if it does not start.
+    /// [`NodeError`] if it does not start, or its disk failed.
     pub fn run(config: Config) -> Result<(), NodeError> {
         raise_file_limit();
         actix_web::rt::System::new().block_on(async {
             let node = Self::start(config).await?;
             node.announce();
-            stop_signal().await.map_err(NodeError::io("cannot listen for signals"))?;
+            let outcome = tokio::select! {
+                signal = stop_signal() => signal.map_err(NodeError::io("cannot listen for signals")),
+                cause = node.groups.failed() => Err(NodeError::Failed(cause)),
+            };
+            if let Err(error) = &outcome {
+                tracing::error!(%error, "the node cannot go on");
+            }
             tracing::info!("stopping: running activations end first; a second signal stops at once");
             tokio::select! {
                 () = node.drain() => {}
@@ -138,7 +147,7 @@ impl Node {
                 }
             }
             node.stop().await;
-            Ok(())
+            outcome
         })
     }
 

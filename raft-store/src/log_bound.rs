@@ -18,16 +18,17 @@ pub async fn keep_log_short(store: Store, group: GroupId, raft: Raft) {
     let shared = store.inner.group(group);
     // The task must not keep the database open.
     drop(store);
-    let mut metrics = raft.metrics();
+    // Of these there is news when the group's leader changes or it ends, not with every entry.
+    let mut server = raft.server_metrics();
     loop {
         tokio::select! {
-            changed = metrics.changed() => {
+            changed = server.changed() => {
                 if changed.is_err() {
                     return;
                 }
             }
             () = shared.log_is_long.notified() => {
-                let Some(applied) = metrics.borrow_watched().last_applied else { continue };
+                let Some(applied) = raft.metrics().borrow_watched().last_applied else { continue };
                 // A snapshot notes that all up to `applied` is in the state; then the entries may go.
                 if raft.trigger().snapshot().await.is_err() {
                     return;

@@ -12,7 +12,7 @@ use std::{
 use openraft::{
     ServerState,
     async_runtime::WatchReceiver,
-    error::{ClientWriteError, InitializeError, RaftError},
+    error::{ClientWriteError, Fatal, InitializeError, RaftError},
 };
 use protocol::{
     EntityName, NodeId, SessionId, ShardId, codec,
@@ -37,6 +37,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Pauses between proposals of an op that has to be answered.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(2);
+/// How often it is looked whether a group has failed.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Under this key `meta` holds what was fixed at bootstrap.
 const CLUSTER_SETTING: &str = "cluster";
 
@@ -216,18 +218,35 @@ impl Groups {
 
     /// State of each group, for status and metrics.
     pub fn report(&self) -> Vec<GroupReport> {
-        let meta = std::iter::once((GroupId::Meta, &self.0.meta));
-        let shards = self.0.shards.iter().zip(0..).map(|((raft, _), shard)| (GroupId::Shard(ShardId(shard)), raft));
-        meta.chain(shards).map(|(group, raft)| GroupReport::of(group, raft)).collect()
+        self.all().map(|(group, raft)| GroupReport::of(group, raft)).collect()
+    }
+
+    /// Waits until a group has failed, and says which and why: the disk, or an entry that cannot be applied. None
+    /// recovers while the process lives. Looks once a second.
+    pub async fn failed(&self) -> String {
+        loop {
+            for (group, raft) in self.all() {
+                match &raft.metrics().borrow_watched().running_state {
+                    Ok(()) | Err(Fatal::Stopped) => {}
+                    Err(fatal) => return format!("{group}: {fatal}"),
+                }
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Ends all groups. What was acknowledged is on disk already.
     pub async fn shutdown(&self) {
-        for raft in std::iter::once(&self.0.meta).chain(self.0.shards.iter().map(|(raft, _)| raft)) {
+        for (_, raft) in self.all() {
             if let Err(error) = raft.shutdown().await {
                 tracing::warn!(%error, "a Raft group did not end cleanly");
             }
         }
+    }
+
+    fn all(&self) -> impl Iterator<Item = (GroupId, &Raft)> {
+        let shards = self.0.shards.iter().zip(0..).map(|((raft, _), shard)| (GroupId::Shard(ShardId(shard)), raft));
+        std::iter::once((GroupId::Meta, &self.0.meta)).chain(shards)
     }
 }
 
@@ -484,6 +503,23 @@ mod tests {
         let reply = accept(1).await;
         assert!(matches!(reply, Ok(ShardReply::Accepted)), "{reply:?}");
         assert_eq!(groups.store().shard(shard).backlog(&name()).expect("it can be read"), 4 + 1);
+        groups.shutdown().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_disk_that_fails_is_told() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut options = Options::default();
+        options.faults.fail_flush = Some(100);
+        let groups = start_with(dir.path(), options, Arc::new(NobodyListens)).await;
+        let session = session::open(&groups, "one").await.expect("a session").session;
+        let well = tokio::time::timeout(Duration::from_millis(50), groups.failed()).await;
+        assert!(well.is_err(), "{well:?}");
+        let shard = groups.shard_of(&name());
+        let start = || ShardOp::Start { id: ActivationId::new(clock::unix_ms()), session, attempt: 0 };
+        while groups.propose_shard(shard, start()).await.is_ok() {}
+        let cause = tokio::time::timeout(Duration::from_secs(10), groups.failed()).await.expect("it is seen");
+        assert!(cause.contains("a test asked for a failure"), "{cause}");
         groups.shutdown().await;
     }
 
