@@ -12,7 +12,7 @@ use std::{
 use prometheus_client::registry::Registry;
 use protocol::{
     Activation, ByteSize, EntityName, FullyQualifiedName, NodeId, RawJson, ShardId, TransactionId,
-    command::ShardOp,
+    command::{ShardOp, ShardReply},
     entity::{ExecBody, action::ActionContent, exec::CodeBody},
     identity::Identity,
     limits::SystemLimits,
@@ -269,5 +269,23 @@ async fn records_that_wait_are_bounded_by_their_bytes() {
     assert!(beside.is_ok(), "but small ones do beside it");
     drop((first, beside));
     drop(tokio::time::timeout(PATIENCE, records.place(&large)).await.expect("the first one is written"));
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_as_soon_as_it_is_accepted_is_started_by_the_same_command() {
+    let rig = Rig::start(1).await;
+    let action = rig.action("any", 0).await;
+    rig.invoker.invoke(rig.invocation(&action, Some(PATIENCE))).await.expect("it runs, and leaves a warm container");
+    rig.until("the container to be free", async |rig| rig.invoker.running() == 0).await;
+    let mut held = rig.invocation(&action, None);
+    held.arguments = RawJson::from(json!({ "simulate": { "after_ms": 500 } }));
+    rig.invoker.invoke(held).await.expect("it is accepted");
+    rig.until("it to run", async |rig| rig.backend.runs() == 2).await;
+    let (groups, session) = (&rig.parts().groups, rig.parts().session);
+    let fence = ShardOp::Fence { session, node_name: "one".into() };
+    let fenced = groups.propose_shard(groups.shard_of(&guest()), fence).await.expect("it is fenced");
+    assert_eq!(fenced, ShardReply::Fenced { taken_back: 0, lost: 1 }, "another session would run it again");
+    rig.until("nothing to be under way", async |rig| rig.invoker.running() == 0).await;
     rig.stop().await;
 }
