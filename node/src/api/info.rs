@@ -74,6 +74,16 @@ pub fn root(state: &AppState) -> HttpResponse {
     })
 }
 
+/// The document that describes all that is served, kept by hand; a test compares it with the routes and with answers.
+const OPENAPI: &str = include_str!("../../openapi.json");
+/// Where it is, outside and under the API.
+pub const API_DOCS: &str = "/api-docs";
+
+/// `GET /api-docs` and `GET /api/v1/api-docs`: 200.
+pub fn api_docs() -> HttpResponse {
+    respond::static_json(OPENAPI)
+}
+
 #[derive(Serialize)]
 struct Api {
     description: &'static str,
@@ -81,9 +91,16 @@ struct Api {
     api_version_path: &'static str,
     build: &'static str,
     buildno: &'static str,
+    swagger_paths: SwaggerPaths,
 }
 
-/// `GET /api/v1`: 200. Without `swagger_paths`, as there is no such document yet.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct SwaggerPaths {
+    api_docs: &'static str,
+}
+
+/// `GET /api/v1`: 200. Without upstream's page for people (`ui`), which is not there.
 pub fn api() -> HttpResponse {
     respond::ok(&Api {
         description: "OpenWhisk API",
@@ -91,5 +108,6 @@ pub fn api() -> HttpResponse {
         api_version_path: "v1",
         build: option_env!("WHISP_BUILD_DATE").unwrap_or("unknown"),
         buildno: env!("CARGO_PKG_VERSION"),
+        swagger_paths: SwaggerPaths { api_docs: API_DOCS },
     })
 }

@@ -3,7 +3,7 @@
 //! [`answer`] is the door: it gives every request its transaction id, verifies the caller and hands over to the route
 //! table [`route`], one file per collection. Routing is ours, not the framework's, because OpenWhisk's is exact about
 //! what others leave to taste: credentials are asked for before it is told that a path does not exist, a method that is
-//! not supported is 404, and a trailing slash means something.
+//! not supported is 404, and a trailing slash means something. `openapi.json` beside `src` describes every route.
 //!
 //! Source: apache/openwhisk `RestAPIs.scala`, `Controller.scala`; reference `rest-api.md`.
 
@@ -83,6 +83,7 @@ async fn answer_as(
     } else {
         match under_api {
             Some("" | "/") if request.method() == Method::GET => Ok(info::api()),
+            Some(path) if request.method() == Method::GET && is_api_docs(path) => Ok(info::api_docs()),
             Some(path) => match Call::new(&request, state, bodies.clone(), transaction.clone(), received_ms) {
                 Ok(call) => match segments(path) {
                     Ok(path) => {
@@ -101,10 +102,15 @@ async fn answer_as(
     response
 }
 
+fn is_api_docs(path: &str) -> bool {
+    path.strip_suffix('/').unwrap_or(path) == info::API_DOCS
+}
+
 /// Paths outside the API: no credentials.
 fn outside(request: &HttpRequest, state: &AppState) -> Result<HttpResponse, ApiError> {
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/") => Ok(info::root(state)),
+        (&Method::GET, path) if is_api_docs(path) => Ok(info::api_docs()),
         (&Method::GET, "/ping") => Ok(respond::text("pong")),
         (&Method::GET, "/ready") if state.serving.is_ready() => Ok(respond::text("ready")),
         (&Method::GET, "/ready") => Err(ApiError::unavailable("the node does not serve requests now")),
@@ -122,7 +128,7 @@ fn outside(request: &HttpRequest, state: &AppState) -> Result<HttpResponse, ApiE
 /// The route table. An empty last segment is a trailing slash.
 async fn route(call: &Call, path: &[&str], body: Body) -> Result<HttpResponse, ApiError> {
     // Only a last segment can be empty; nothing has no name.
-    if path[..path.len() - 1].contains(&"") {
+    if path.split_last().is_some_and(|(_, before)| before.contains(&"")) {
         return Err(ApiError::no_route());
     }
     let (namespace, path) = match *path {

@@ -48,6 +48,13 @@ pub fn json_text(status: StatusCode, text: String) -> HttpResponse {
     response
 }
 
+/// A text that is JSON already, and always the same.
+pub fn static_json(text: &'static str) -> HttpResponse {
+    let mut response = HttpResponse::with_body(StatusCode::OK, text).map_into_boxed_body();
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response
+}
+
 /// A large JSON text, in pieces. `held` is dropped when the last was sent, or the client is gone.
 pub fn large_json<H: 'static>(text: String, held: H) -> HttpResponse {
     const PIECE: usize = 64 << 10;

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{anonymous, golden, user};
 
 /// Every route: method and path below the namespace, and whether another namespace's owner is refused with 403.
-const ROUTES: &[(&str, &str, bool)] = &[
+pub const ROUTES: &[(&str, &str, bool)] = &[
     ("GET", "actions", true),
     ("GET", "actions/", true),
     ("GET", "actions/a", true),
@@ -96,6 +96,8 @@ fn what_is_not_there_is_404_and_never_405() {
         ("GET", "activations/0123456789abcdef0123456789abcdef/logs/"),
         ("GET", "activations/0123456789abcdef0123456789abcdef/other"),
         ("POST", "limits"),
+        ("POST", "/api/v1"),
+        ("PUT", "/api/v1/"),
         ("POST", "/api/v1/namespaces"),
         ("GET", "/api/v1/namespaces/it-routes"),
         ("GET", "/api/v1/namespaces/it-routes/"),

@@ -9,6 +9,7 @@ mod client;
 mod http;
 mod invoke;
 mod limits;
+mod openapi;
 mod packages;
 mod store_levels;
 
