@@ -200,6 +200,11 @@ impl Pools {
         left as u64
     }
 
+    /// True once [`Pools::shutdown`] was called: containers still in use are killed.
+    pub fn is_closed(&self) -> bool {
+        self.inner.state.lock().is_closed()
+    }
+
     /// Waits until `rest` is 0, at most for `within`; returns what it is then.
     async fn wait_until(&self, within: Duration, rest: impl Fn(&State) -> usize) -> usize {
         let zero = async {

@@ -235,6 +235,10 @@ impl<C, W, E> PoolState<C, W, E> {
         self.phase == Phase::Open
     }
 
+    pub fn is_closed(&self) -> bool {
+        self.phase == Phase::Closed
+    }
+
     /// Whether anything of `key` is here.
     pub fn knows(&self, key: &PoolKey) -> bool {
         self.actions.find(key).is_some()

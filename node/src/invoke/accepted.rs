@@ -20,17 +20,17 @@ use protocol::{
 };
 
 use super::{
-    InvokeError, Invoked, Invoker, failure, need, not_provisioned, pool_key,
+    InvokeError, Invoked, Invoker, failure, never_ran, no_container, pool_key,
     run::{self, Ending},
 };
 use crate::{
-    activations::record::{self, Times},
+    activations::record,
     clock,
     cluster::{
         raft::ProposeError,
         session::{self, Waiting},
     },
-    containers::{AcquireError, Lease, PoolKey},
+    containers::{Lease, PoolKey},
     entities::{EntityError, resolved::ResolvedAction},
     telemetry::{in_this_transaction, in_transaction},
 };
@@ -40,8 +40,6 @@ const ASKING: usize = 16;
 /// How long a container goes on with one action's accepted work before it is offered to others. Where actions wait for
 /// each other's memory, a container of its own for each activation would cost more than the activations.
 const TURN: Duration = Duration::from_millis(250);
-/// Pause before a full node is asked again.
-const FULL_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepted work of this session that waits for a container, by invoking namespace and action.
 #[derive(Default)]
@@ -164,12 +162,11 @@ impl Invoker {
     /// it again. Else it would stay in its shard without anyone to place it, and count for ever.
     fn withdraw(&self, work: &AcceptedWork, action: &ResolvedAction) {
         let response = failure(ActivationStatus::WhiskError, messages::RESOURCE_PROVISION_ERROR);
-        let now_ms = clock::unix_ms();
-        let never_ran = record::record(work, action, response, &Times::never_ran(work.received_ms, now_ms));
+        let record = never_ran(work, action, response);
         let invoker = self.clone();
         self.background(async move {
-            let place = invoker.0.parts.records.place(&never_ran).await;
-            invoker.0.parts.records.finish(never_ran, false, place).await;
+            let place = invoker.0.parts.records.place(&record).await;
+            invoker.0.parts.records.finish(record, false, place).await;
         });
     }
 
@@ -181,13 +178,12 @@ impl Invoker {
         started: bool,
     ) -> Result<ShardReply, ProposeError> {
         let parts = &self.0.parts;
-        let now_ms = clock::unix_ms();
         // The response is filled in when the node is lost.
         let pending = Response { status: ActivationStatus::WhiskError, result: None, size: None };
         let accept = Accept {
             owner: parts.session,
             work: if started { Vec::new() } else { codec::encode(work) },
-            if_lost: record::record(work, action, pending, &Times::never_ran(work.received_ms, now_ms)),
+            if_lost: never_ran(work, action, pending),
             started,
             backlog_limit: parts.config.backlog_limit,
         };
@@ -298,31 +294,21 @@ impl Invoker {
 
     /// A container for `work`, however long it takes. `None`: it ended in its record without one, or stays in its shard.
     async fn acquire(&self, work: &AcceptedWork, action: &ResolvedAction) -> Option<Lease> {
-        loop {
-            let asked = tokio::select! {
-                biased;
-                // Nothing is started for what will not run.
-                () = self.0.stopping.cancelled() => return None,
-                asked = self.0.parts.pools.acquire(need(work, action), None) => asked,
-            };
-            let record = match asked {
-                Ok(lease) => return Some(lease),
-                Err(AcquireError::Full | AcquireError::Deadline) => {
-                    tokio::time::sleep(FULL_PAUSE).await;
-                    continue;
-                }
-                // Stays in its shard, for the session after this one.
-                Err(AcquireError::ShuttingDown) => return None,
-                Err(AcquireError::Create(error)) => not_provisioned(work, action, &error),
-                Err(error @ AcquireError::TooLarge { .. }) => {
-                    tracing::error!(activation_id = %work.activation_id, %error, "accepted work fits on no node");
-                    let refused = failure(ActivationStatus::WhiskError, messages::RESOURCE_PROVISION_ERROR);
-                    record::record(work, action, refused, &Times::never_ran(work.received_ms, clock::unix_ms()))
-                }
-            };
-            self.finish(work, record).await;
-            return None;
+        let asked = tokio::select! {
+            biased;
+            // Nothing is started for what will not run.
+            () = self.0.stopping.cancelled() => return None,
+            asked = self.container(work, action) => asked,
+        };
+        let error = match asked {
+            Ok(lease) => return Some(lease),
+            Err(error) => error,
+        };
+        // Else it stays in its shard, for the session after this one.
+        if let Some(response) = no_container(work, &error) {
+            self.finish(work, never_ran(work, action, response)).await;
         }
+        None
     }
 
     async fn read(&self, waiting: Waiting) -> Option<AcceptedWork> {

@@ -15,7 +15,7 @@ use protocol::{
 use tokio::{sync::oneshot, time::sleep_until};
 
 use super::{
-    InvokeError, Invoked, Invoker, need, not_provisioned, pool_key,
+    InvokeError, Invoked, Invoker, need, never_ran, no_container, pool_key,
     run::{self, Ending},
 };
 use crate::{
@@ -58,11 +58,13 @@ impl Invoker {
                     reply(answer, self.accept(work, action).await);
                     return;
                 }
-                Err(AcquireError::Create(error)) => {
-                    let record = not_provisioned(&work, &action, &error);
-                    return self.end_without_run(&work, record, answer).await;
-                }
-                Err(error) => return reply(answer, Err(error.into())),
+                Err(error) => match no_container(&work, &error) {
+                    Some(response) => {
+                        let record = never_ran(&work, &action, response);
+                        return self.end_without_run(&work, record, answer).await;
+                    }
+                    None => return reply(answer, Err(error.into())),
+                },
             },
         };
         self.blocking_on(work, action, lease, deadline, answer).await;

@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 
 use protocol::{
     Activation, ActivationId, ActivationStatus, RawJson, SessionId, TransactionId, activation::Response,
-    command::AcceptedWork, identity::Identity,
+    command::AcceptedWork, identity::Identity, messages,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -25,9 +25,12 @@ use crate::{
     clock,
     cluster::raft::Groups,
     config::{self, StoreLevel},
-    containers::{AcquireError, Need, PoolKey, Pools, backend::CreateError},
+    containers::{AcquireError, Lease, Need, PoolKey, Pools, backend::CreateError},
     entities::{Entities, resolved::ResolvedAction},
 };
+
+/// Pause before a full node is asked again.
+const FULL_PAUSE: Duration = Duration::from_millis(100);
 
 /// A request to run an action, with all that was decided about it.
 #[derive(Debug, Clone)]
@@ -66,7 +69,7 @@ pub enum InvokeError {
     #[error("Too many accepted activations wait in the namespace (count: {count}, allowed: {allowed}).")]
     BacklogFull { count: u32, allowed: u32 },
     /// Nothing ran: arguments and stored parameters together are more than an entry of the log.
-    #[error("{}", protocol::messages::default_text(protocol::ErrorCode::TooLarge))]
+    #[error("{}", messages::default_text(protocol::ErrorCode::TooLarge))]
     TooLarge,
     /// Nothing ran.
     #[error("The activation could not be recorded: {0}")]
@@ -195,6 +198,19 @@ impl Invoker {
         self.0.accepted.len()
     }
 
+    /// A container for `work`, however long it takes. Cancel safe.
+    ///
+    /// # Errors
+    /// [`AcquireError`], but none that time may mend.
+    async fn container(&self, work: &AcceptedWork, action: &ResolvedAction) -> Result<Lease, AcquireError> {
+        loop {
+            match self.0.parts.pools.acquire(need(work, action), None).await {
+                Err(AcquireError::Full | AcquireError::Deadline) => tokio::time::sleep(FULL_PAUSE).await,
+                outcome => return outcome,
+            }
+        }
+    }
+
     /// Is a record of this outcome to be stored?
     fn stores(&self, level: StoreLevel, work: &AcceptedWork, status: ActivationStatus) -> bool {
         let limits = self.0.parts.entities.limits_in_effect(&work.namespace);
@@ -230,16 +246,22 @@ fn pool_key(work: &AcceptedWork, action: &ResolvedAction) -> PoolKey {
     PoolKey { namespace: work.namespace.clone(), action: action.action.fqn(), revision: action.revision }
 }
 
-/// The record of an activation whose container could not be had, for the reasons that end it.
-fn not_provisioned(work: &AcceptedWork, action: &ResolvedAction, error: &CreateError) -> Activation {
+/// How `work` ends, for which no container can be had; `None`: one may be had later, or elsewhere.
+fn no_container(work: &AcceptedWork, error: &AcquireError) -> Option<Response> {
     let (status, text) = match error {
-        CreateError::Developer(text) => (ActivationStatus::DeveloperError, text.clone()),
-        CreateError::Platform(detail) => {
-            tracing::error!(activation_id = %work.activation_id, detail, "no container could be started");
-            (ActivationStatus::WhiskError, protocol::messages::RESOURCE_PROVISION_ERROR.to_owned())
+        AcquireError::Full | AcquireError::Deadline | AcquireError::ShuttingDown => return None,
+        AcquireError::Create(CreateError::Developer(text)) => (ActivationStatus::DeveloperError, text.as_str()),
+        AcquireError::Create(CreateError::Platform(_)) | AcquireError::TooLarge { .. } => {
+            tracing::error!(activation_id = %work.activation_id, %error, "no container could be started");
+            (ActivationStatus::WhiskError, messages::RESOURCE_PROVISION_ERROR)
         }
     };
-    record::record(work, action, failure(status, &text), &Times::never_ran(work.received_ms, clock::unix_ms()))
+    Some(failure(status, text))
+}
+
+/// The record of an activation that no container ran.
+fn never_ran(work: &AcceptedWork, action: &ResolvedAction, response: Response) -> Activation {
+    record::record(work, action, response, &Times::never_ran(work.received_ms, clock::unix_ms()))
 }
 
 /// A response that is only an error text.

@@ -11,12 +11,12 @@ use protocol::{
     messages,
 };
 
-use super::{Invoker, failure, need};
+use super::{Invoker, failure, no_container};
 use crate::{
     activations::record::Times,
     clock,
     containers::{
-        AcquireError, Lease,
+        Lease,
         backend::{LogRequest, Loss},
         container::Live,
     },
@@ -60,9 +60,9 @@ pub(super) async fn run(invoker: &Invoker, work: &AcceptedWork, action: &Resolve
                 tracing::info!(activation_id = %work.activation_id, container = lease.container.name(), %reason,
                     "the container was gone before it got the activation; taking another");
                 lease.destroy();
-                lease = match invoker.0.parts.pools.acquire(need(work, action), None).await {
+                lease = match invoker.container(work, action).await {
                     Ok(lease) => lease,
-                    Err(error) => return never_ran(work, &error),
+                    Err(error) => return nowhere(work, no_container(work, &error)),
                 };
             }
         }
@@ -72,19 +72,16 @@ pub(super) async fn run(invoker: &Invoker, work: &AcceptedWork, action: &Resolve
         Attempt::NotStarted(reason) => {
             tracing::error!(activation_id = %work.activation_id, %reason, "no container took the activation");
             lease.destroy();
-            internal_error(work)
+            nowhere(work, None)
         }
     }
 }
 
-fn never_ran(work: &AcceptedWork, error: &AcquireError) -> Ran {
-    tracing::error!(activation_id = %work.activation_id, %error, "no other container for the activation");
-    internal_error(work)
-}
-
-fn internal_error(work: &AcceptedWork) -> Ran {
+/// No container took it. `response`: why, if that is known.
+fn nowhere(work: &AcceptedWork, response: Option<Response>) -> Ran {
+    let platform = || failure(ActivationStatus::WhiskError, messages::RESOURCE_PROVISION_ERROR);
     Ran {
-        response: failure(ActivationStatus::WhiskError, messages::RESOURCE_PROVISION_ERROR),
+        response: response.unwrap_or_else(platform),
         times: Times::never_ran(work.received_ms, clock::unix_ms()),
         lease: None,
         reusable: false,
@@ -128,7 +125,7 @@ async fn attempt(invoker: &Invoker, work: &AcceptedWork, action: &ResolvedAction
         let init_ms = called.elapsed.as_millis() as u64;
         times.init_ms = Some(init_ms);
         times.end_ms = times.start_ms + init_ms;
-        let loss = loss(lease, Endpoint::Init, &called).await;
+        let loss = loss(invoker, lease, Endpoint::Init, &called).await;
         match classify_init(&called, timeout, loss) {
             InitVerdict::Initialized => lease.initialized = true,
             InitVerdict::Reschedule => return Attempt::NotStarted(reason(&called)),
@@ -156,8 +153,8 @@ async fn attempt(invoker: &Invoker, work: &AcceptedWork, action: &ResolvedAction
     let called = call(lease, Endpoint::Run, body.as_bytes(), timeout, answer_limits).await;
     // Init and run count, the gap between them does not.
     times.end_ms = run_began_ms + called.elapsed.as_millis() as u64;
-    times.start_ms = run_began_ms - times.init_ms.unwrap_or(0);
-    let loss = loss(lease, Endpoint::Run, &called).await;
+    times.start_ms = run_began_ms.saturating_sub(times.init_ms.unwrap_or(0));
+    let loss = loss(invoker, lease, Endpoint::Run, &called).await;
     match classify_run(&called, timeout, loss) {
         RunVerdict::Finished { response, timed_out, keep_container } => {
             times.timed_out = timed_out;
@@ -167,8 +164,9 @@ async fn attempt(invoker: &Invoker, work: &AcceptedWork, action: &ResolvedAction
     }
 }
 
-async fn loss(lease: &mut Lease, during: Endpoint, called: &CallOutcome) -> Loss {
+async fn loss(invoker: &Invoker, lease: &mut Lease, during: Endpoint, called: &CallOutcome) -> Loss {
     match called.observed {
+        Observed::Lost(_) if invoker.0.parts.pools.is_closed() => Loss::NodeStopped,
         Observed::Lost(_) => lease.container.why_lost(during).await,
         _ => Loss::Unexplained,
     }

@@ -289,3 +289,30 @@ async fn what_runs_as_soon_as_it_is_accepted_is_started_by_the_same_command() {
     rig.until("nothing to be under way", async |rig| rig.invoker.running() == 0).await;
     rig.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_stopping_node_cuts_off_is_not_the_actions_fault() {
+    let rig = Rig::start(1).await;
+    let action = rig.action("any", 0).await;
+    let mut cut_off = rig.invocation(&action, None);
+    cut_off.arguments = RawJson::from(json!({ "simulate": { "after_ms": 300, "then": "exit" } }));
+    rig.invoker.invoke(cut_off).await.expect("it is accepted");
+    rig.until("it to run", async |rig| rig.backend.runs() == 1).await;
+    rig.parts().pools.shutdown(Duration::ZERO).await;
+    rig.until("its record", async |rig| rig.records().await.len() == 1).await;
+    assert_eq!(rig.records().await[0].response.status, ActivationStatus::WhiskError);
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fits_into_no_container_ends_in_a_record_that_says_so() {
+    let rig = Rig::start(0).await;
+    let action = rig.action("any", 0).await;
+    let Ok(Invoked::Done(told)) = rig.invoker.invoke(rig.invocation(&action, Some(PATIENCE))).await else {
+        panic!("trying again would not help")
+    };
+    assert_eq!(told.response.status, ActivationStatus::WhiskError);
+    rig.accept(&action).await.expect("it is accepted");
+    rig.until("both records", async |rig| rig.records().await.len() == 2).await;
+    rig.stop().await;
+}

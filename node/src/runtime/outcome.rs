@@ -59,6 +59,7 @@ pub fn classify_init(outcome: &CallOutcome, timeout: Duration, loss: Loss) -> In
         Observed::Lost(_) if loss == Loss::OutOfMemory => failed(developer_error(messages::MEMORY_EXHAUSTED), None),
         Observed::Lost(_) if outcome.elapsed >= timeout => return timed_out(),
         Observed::Lost(_) if loss == Loss::CommandExited => told_by_proxy(messages::CANNOT_START),
+        Observed::Lost(_) if loss == Loss::NodeStopped => platform_error(),
         Observed::Lost(_) => failed(developer_error(messages::ABNORMAL_INITIALIZATION), None),
         Observed::Answer(answer) => match (answer.status, &answer.body) {
             (503, _) => return InitVerdict::Reschedule,
@@ -98,6 +99,7 @@ pub fn classify_run(outcome: &CallOutcome, timeout: Duration, loss: Loss) -> Run
             };
         }
         Observed::Lost(_) if loss == Loss::CommandExited => told_by_proxy(messages::COMMAND_EXITED),
+        Observed::Lost(_) if loss == Loss::NodeStopped => platform_error(),
         Observed::TimedOut | Observed::Lost(_) => failed(developer_error(messages::ABNORMAL_RUN), None),
         Observed::Answer(answer) => match &answer.body {
             AnswerBody::TooLong { length, limit, prefix } => {
@@ -143,6 +145,11 @@ fn told_by_proxy(text: &str) -> Response {
     // The proxy ends its answer with a line end.
     let size = response.result.as_ref().map(|result| characters(result.as_str()) + 1);
     Response { size, ..response }
+}
+
+/// The action had no part in its end.
+fn platform_error() -> Response {
+    failed((ActivationStatus::WhiskError, json_string(messages::ABNORMAL_RUN)), None)
 }
 
 fn developer_error(text: impl AsRef<str>) -> (ActivationStatus, RawJson) {

@@ -98,6 +98,8 @@ pub enum Loss {
     OutOfMemory,
     /// The process of the action ended, where OpenWhisk's runtime has a proxy that outlives it and tells.
     CommandExited,
+    /// The node stopped and killed it: nobody's fault but the platform's.
+    NodeStopped,
     Unexplained,
 }
 

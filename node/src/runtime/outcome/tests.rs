@@ -194,6 +194,21 @@ fn init_without_an_answer() {
     }
 }
 
+#[test]
+fn what_the_node_kills_when_it_stops_is_not_the_actions_fault() {
+    let InitVerdict::Failed { response: init, timed_out: false } =
+        classify_init(&after(10, lost()), TIMEOUT, Loss::NodeStopped)
+    else {
+        panic!("not failed")
+    };
+    let RunVerdict::Finished { response: run, timed_out: false, keep_container: false } =
+        classify_run(&after(10, lost()), TIMEOUT, Loss::NodeStopped)
+    else {
+        panic!("not failed")
+    };
+    assert_eq!((init.status, run.status), (ActivationStatus::WhiskError, ActivationStatus::WhiskError));
+}
+
 /// As an answer of the proxy would be: see `400 command exited` above.
 #[test]
 fn the_end_of_a_command_is_told_as_by_its_proxy() {
