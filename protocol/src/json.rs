@@ -1,15 +1,13 @@
 //! A JSON text that is passed on as it came: values are merged by key and never parsed deeper.
 
+mod members;
+
 use std::{borrow::Cow, fmt, sync::Arc};
 
-use serde::{
-    Deserialize, Deserializer, Serialize, Serializer,
-    de::{DeserializeOwned, MapAccess, Visitor},
-};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-/// Values nested deeper than this are refused, so that nobody who reads them exhausts a stack.
-pub const MAX_DEPTH: usize = 512;
+pub use self::members::{MAX_DEPTH, Members, ObjectError};
 
 /// A valid, compact-or-not JSON text. Cheap to clone.
 ///
@@ -142,93 +140,6 @@ impl<'de> Deserialize<'de> for RawJson {
     }
 }
 
-/// Why a text is not a JSON object.
-#[derive(Debug, thiserror::Error)]
-pub enum ObjectError {
-    #[error("{0}")]
-    Syntax(#[from] serde_json::Error),
-    #[error("JSON object expected")]
-    NotAnObject,
-    #[error("JSON is nested deeper than {MAX_DEPTH} levels")]
-    TooDeep,
-}
-
-/// The members of a JSON object, one level deep: keys unescaped, values as they came. A key may be there twice;
-/// [`Members::get`] then finds the last.
-#[derive(Debug)]
-pub struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'a> Members<'a> {
-    /// Reads the object's first level. The syntax of all of it is checked.
-    ///
-    /// # Errors
-    /// [`ObjectError`]
-    pub fn parse(text: &'a str) -> Result<Self, ObjectError> {
-        if depth(text) > MAX_DEPTH {
-            return Err(ObjectError::TooDeep);
-        }
-        if text.trim_start().starts_with('{') {
-            return Ok(serde_json::from_str(text)?);
-        }
-        let _: &RawValue = serde_json::from_str(text)?;
-        Err(ObjectError::NotAnObject)
-    }
-
-    /// The object that `text` holds, if these members were parsed from it: not checked again.
-    pub fn to_json(&self, text: &str) -> RawJson {
-        RawJson(text.into())
-    }
-
-    /// The value of `key`, `null` included.
-    pub fn get(&self, key: &str) -> Option<&'a RawValue> {
-        self.0.iter().rev().find(|(name, _)| name == key).map(|(_, value)| *value)
-    }
-
-    /// The value of `key` unless it is `null`: for optional members both mean absent.
-    pub fn optional(&self, key: &str) -> Option<&'a RawValue> {
-        self.get(key).filter(|value| value.get() != "null")
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
-        self.0.iter().map(|(key, value)| (key.as_ref(), *value))
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reader;
-        impl<'de> Visitor<'de> for Reader {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some((Key(key), value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
-                    members.push((key, value));
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(Reader)
-    }
-}
-
-/// A key, borrowed when it holds no escapes.
-#[derive(Deserialize)]
-#[serde(transparent)]
-struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
-
 /// Writes a JSON object member by member, values as they are.
 #[derive(Debug)]
 pub struct ObjectWriter {
@@ -350,124 +261,5 @@ pub fn compact(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// How deep the arrays and objects of a JSON text are nested.
-fn depth(text: &str) -> usize {
-    let (mut depth, mut deepest) = (0usize, 0);
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'{' | b'[' => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            b'"' => {
-                while let Some(byte) = bytes.next() {
-                    match byte {
-                        b'\\' => drop(bytes.next()),
-                        b'"' => break,
-                        _ => {}
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    deepest
-}
-
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn members_keep_values_as_they_came() {
-        let members = Members::parse(r#" {"a" : 1.50, "b\u0041": [ 1 ], "a": null} "#).unwrap();
-        assert_eq!(members.len(), 3);
-        assert_eq!(members.get("bA").unwrap().get(), "[ 1 ]");
-        assert_eq!(members.get("a").unwrap().get(), "null", "the last of equal keys counts");
-        assert!(members.optional("a").is_none());
-    }
-
-    #[test]
-    fn what_is_no_object_says_why() {
-        assert!(matches!(Members::parse("[1]"), Err(ObjectError::NotAnObject)));
-        assert!(matches!(Members::parse("3"), Err(ObjectError::NotAnObject)));
-        assert!(matches!(Members::parse("[1"), Err(ObjectError::Syntax(_))));
-        assert!(matches!(Members::parse("{\"a\":}"), Err(ObjectError::Syntax(_))));
-        assert!(matches!(Members::parse(""), Err(ObjectError::Syntax(_))));
-        let deep = |levels: usize| format!("{{\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
-        assert!(Members::parse(&deep(MAX_DEPTH - 1)).is_ok());
-        assert!(matches!(Members::parse(&deep(MAX_DEPTH)), Err(ObjectError::TooDeep)));
-        assert!(Members::parse(&format!("{{\"a\":\"{}\"}}", "[".repeat(9999))).is_ok(), "brackets in strings");
-    }
-
-    #[test]
-    fn truthiness_is_openwhisks() {
-        for (json, truthy) in [
-            ("true", true),
-            ("false", false),
-            ("0", false),
-            ("-0.0", false),
-            ("0.1", true),
-            ("\"\"", false),
-            ("\"0\"", true),
-            ("null", false),
-            ("{}", true),
-            ("[]", true),
-        ] {
-            assert_eq!(RawJson::parse(json).unwrap().is_truthy(), truthy, "{json}");
-        }
-    }
-
-    #[test]
-    fn members_of_an_object_are_added_as_they_are() {
-        let mut writer = ObjectWriter::new(String::new());
-        writer.members_of("{ }");
-        writer.raw("a", "1");
-        writer.members_of(r#"{ "b": {} }"#);
-        writer.members_of("{}");
-        assert_eq!(writer.finish(), r#"{"a":1,"b": {}}"#);
-    }
-
-    fn any_json() -> impl Strategy<Value = serde_json::Value> {
-        let leaf = prop_oneof![
-            Just(serde_json::Value::Null),
-            any::<bool>().prop_map(Into::into),
-            any::<i64>().prop_map(Into::into),
-            ".*".prop_map(Into::into),
-        ];
-        leaf.prop_recursive(4, 32, 4, |inner| {
-            prop_oneof![
-                prop::collection::vec(inner.clone(), 0..4).prop_map(Into::into),
-                prop::collection::hash_map(".*", inner, 0..4)
-                    .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
-            ]
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn strings_read_back(text in ".*") {
-            let json = RawJson::string(&text);
-            prop_assert_eq!(json.read::<String>().unwrap(), text);
-        }
-
-        #[test]
-        fn compact_drops_only_whitespace(value in any_json()) {
-            let pretty = serde_json::to_string_pretty(&value).unwrap();
-            prop_assert_eq!(compact(&pretty), serde_json::to_string(&value).unwrap());
-        }
-
-        #[test]
-        fn members_of_never_breaks_an_object(value in any_json()) {
-            let object = serde_json::json!({ "x": value });
-            let mut writer = ObjectWriter::new(String::new());
-            writer.members_of(&serde_json::to_string_pretty(&object).unwrap());
-            let written: serde_json::Value = serde_json::from_str(&writer.finish()).unwrap();
-            prop_assert_eq!(written, object);
-        }
-    }
-}
+mod tests;

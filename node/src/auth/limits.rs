@@ -9,7 +9,10 @@ use protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::users::{UserError, Users, namespace_name, put, read};
+use super::{
+    UserError,
+    users::{Users, namespace_name, put, read},
+};
 
 /// Limits of a namespace under the names that OpenWhisk gives them. In a change: `None` leaves a limit as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

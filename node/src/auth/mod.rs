@@ -6,8 +6,10 @@
 //! - [`Users`]: the commands of `whisp user` and `whisp limits`.
 
 mod authenticate;
+mod credentials;
 mod data_key;
 mod directory;
+mod error;
 mod failures;
 mod guest;
 mod limits;
@@ -15,11 +17,13 @@ mod users;
 
 pub use self::{
     authenticate::{AuthError, Authenticator},
+    credentials::{Credentials, CredentialsError},
     data_key::{DataKey, DataKeyError},
     directory::Directory,
+    error::UserError,
     guest::{GUEST_KEY, create_guest, remove_guest},
     limits::LimitsUpdate,
-    users::{Credentials, CredentialsError, IdentityEntry, NamespaceCredentials, NewUser, UserError, Users},
+    users::{IdentityEntry, NamespaceCredentials, NewUser, Users},
 };
 
 #[cfg(test)]

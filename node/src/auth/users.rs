@@ -12,30 +12,21 @@ use protocol::{
     identity::{NamespaceKey, Subject},
 };
 use raft_store::{MetaReader, StoreError};
-use rand::{Rng, distr::Alphanumeric};
 use serde::{Deserialize, Serialize};
 
-use super::{DataKey, authenticate::KEY_LENGTH};
-use crate::cluster::raft::{Groups, ProposeError};
+use super::{
+    Credentials, DataKey,
+    error::{MAX_SUBJECT, MIN_SUBJECT, UserError},
+};
+use crate::cluster::raft::Groups;
 
 /// Attempts of a change that others get in the way of.
 const ATTEMPTS: u32 = 8;
-const MIN_SUBJECT: usize = 5;
-const MAX_SUBJECT: usize = 256;
-
 /// Administers users and namespace limits. Cheap to clone.
 #[derive(Clone)]
 pub struct Users {
     pub(super) groups: Groups,
     key: DataKey,
-}
-
-/// `uuid:key`, what a client is configured with.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Credentials {
-    pub uuid: String,
-    pub key: String,
 }
 
 /// What to create.
@@ -65,55 +56,6 @@ pub struct IdentityEntry {
     pub subject: String,
     pub namespace: EntityName,
     pub credentials: Credentials,
-}
-
-/// Why a command was not done. The texts are `wskadmin`'s where it has one.
-#[derive(Debug, thiserror::Error)]
-pub enum UserError {
-    #[error("Subject name must be at least {MIN_SUBJECT} characters")]
-    SubjectTooShort,
-    #[error("Subject name must be at most {MAX_SUBJECT} characters without control characters")]
-    SubjectIllegal,
-    #[error("Namespace must not be empty")]
-    NamespaceEmpty,
-    #[error("Namespace {0:?} is not valid: {1}")]
-    NamespaceIllegal(String, protocol::names::NameError),
-    #[error("authorization id is in use already")]
-    UuidInUse,
-    #[error("Namespace already exists")]
-    NamespaceExists,
-    #[error("The subject you want to edit is blocked")]
-    Blocked,
-    #[error("Failed to get subject (\"{0}\" does not exist)")]
-    NoSubject(String),
-    #[error("namespace \"{namespace}\" not found for \"{subject}\"")]
-    NamespaceNotFound { namespace: String, subject: String },
-    #[error("Namespace \"{namespace}\" does not exist for \"{subject}\"")]
-    NothingToDelete { namespace: String, subject: String },
-    #[error("no identities found for namespace \"{0}\"")]
-    NoIdentities(String),
-    #[error("Subject id is not recognized")]
-    NotRecognized,
-    #[error("No limits found, default system limits apply")]
-    NoLimits,
-    #[error("{0}")]
-    BadLimits(String),
-    /// Sealed with another data key.
-    #[error("the key of {0:?} was not written with this node's data key")]
-    Sealed(String),
-    #[error("others keep changing the same subject; try again")]
-    Contended,
-    #[error(transparent)]
-    Propose(#[from] ProposeError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-impl UserError {
-    /// True if the asker, not the node, must do something about it.
-    pub fn is_askers(&self) -> bool {
-        !matches!(self, Self::Sealed(_) | Self::Contended | Self::Propose(_) | Self::Store(_))
-    }
 }
 
 impl Users {
@@ -333,69 +275,6 @@ impl Users {
         let key = self.key.unseal(&entry.uuid, &entry.sealed);
         let key = key.ok_or_else(|| UserError::Sealed(entry.namespace.to_string()))?;
         Ok(Credentials { uuid: entry.uuid.clone(), key })
-    }
-}
-
-/// The text of a name or key that cannot be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum CredentialsError {
-    #[error("authorization id is not a valid UUID")]
-    Uuid,
-    #[error("authorization key must be at least {KEY_LENGTH} characters long")]
-    Short,
-    #[error("authorization key must be exactly {KEY_LENGTH} characters long")]
-    Long,
-}
-
-impl Credentials {
-    /// A UUIDv4 and 64 random letters and digits.
-    pub fn random() -> Self {
-        let key = rand::rng().sample_iter(Alphanumeric).take(KEY_LENGTH).map(char::from).collect();
-        Self { uuid: uuid::Uuid::new_v4().to_string(), key }
-    }
-
-    /// Reads `uuid:key`.
-    ///
-    /// # Errors
-    /// [`CredentialsError`] says which part is wrong.
-    pub fn parse(text: &str) -> Result<Self, CredentialsError> {
-        let (uuid, key) = text.split_once(':').unwrap_or((text, ""));
-        // Only the usual 36 characters: other spellings would name the same uuid.
-        if uuid.len() != 36 || uuid::Uuid::try_parse(uuid).is_err() {
-            return Err(CredentialsError::Uuid);
-        }
-        match key.chars().count() {
-            KEY_LENGTH => Ok(Self { uuid: uuid.to_owned(), key: key.to_owned() }),
-            length if length < KEY_LENGTH => Err(CredentialsError::Short),
-            _ => Err(CredentialsError::Long),
-        }
-    }
-}
-
-impl std::fmt::Display for Credentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}", self.uuid, self.key)
-    }
-}
-
-/// Logs never get the key.
-impl std::fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:…", self.uuid)
-    }
-}
-
-impl TryFrom<String> for Credentials {
-    type Error = CredentialsError;
-
-    fn try_from(text: String) -> Result<Self, CredentialsError> {
-        Self::parse(&text)
-    }
-}
-
-impl From<Credentials> for String {
-    fn from(credentials: Credentials) -> Self {
-        credentials.to_string()
     }
 }
 
