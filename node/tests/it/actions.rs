@@ -138,7 +138,7 @@ fn code_comes_back_as_it_went() {
 
     let docker = user.action(
         "d",
-        &json!({"exec": {"kind": "blackbox", "image": "openwhisk/dockerskeleton@sha256:ab", "code": " "}}),
+        &json!({"exec": {"kind": "blackbox", "image": format!("openwhisk/dockerskeleton@sha256:{}", "ab".repeat(32)), "code": " "}}),
     );
     assert_eq!(docker["exec"], json!({"kind": "blackbox", "image": "openwhisk/dockerskeleton", "binary": false}));
     assert_eq!(user.delete("actions/d").ok()["exec"]["image"], "openwhisk/dockerskeleton");

@@ -169,36 +169,52 @@ fn components(members: &Members<'_>) -> Result<Vec<FullyQualifiedName>, Malforme
     components.into_iter().map(FullyQualifiedName::from_json).collect()
 }
 
-/// Reads `[registry/][prefix/…/]name[:tag][@digest]`; the digest is dropped.
+/// Reads `[registry/][prefix/…/]name[:tag][@digest]`, as Docker names images; the digest is dropped.
+///
+/// Source: apache/openwhisk `ExecManifest.scala` (`ImageName.fromString`); distribution/reference `reference.go`.
 fn parse_image(text: &str) -> Option<String> {
     let text = match text.split_once('@') {
         None => text,
         Some((image, digest)) => {
             let (algorithm, hex) = digest.split_once(':')?;
-            let legal = !algorithm.is_empty() && !hex.is_empty() && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let component = |part: &str| {
+                part.starts_with(|c: char| c.is_ascii_alphabetic())
+                    && part.bytes().all(|byte| byte.is_ascii_alphanumeric())
+            };
+            let legal = algorithm.split(['+', '.', '-', '_']).all(component)
+                && hex.len() >= 32
+                && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
             legal.then_some(image)?
         }
     };
     let mut parts: Vec<&str> = text.split('/').collect();
     let last = parts.pop()?;
     let (name, tag) = last.split_once(':').map_or((last, None), |(name, tag)| (name, Some(tag)));
-    let host = |part: &str| part == "localhost" || part.contains(['.', ':']);
-    if parts.first().is_some_and(|part| host(part)) {
-        let (name, port) = parts[0].split_once(':').map_or((parts[0], None), |(name, port)| (name, Some(port)));
-        let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
-        let port = port.is_none_or(|port| port.parse::<u16>().is_ok());
-        (!name.is_empty() && name.bytes().all(legal) && port).then_some(())?;
+    // A first part with a dot or a port is a registry; without them it is a folder like the others.
+    if parts.first().is_some_and(|part| part.contains(['.', ':']) && is_registry(part)) {
         parts.remove(0);
     }
-    let component = |part: &&str| {
-        let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'_' | b'-');
-        !part.is_empty() && part.bytes().all(legal)
-    };
     let tag = tag.is_none_or(|tag| {
-        let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-        (1..=128).contains(&tag.len()) && tag.bytes().all(legal)
+        let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        let legal = |byte: u8| word(byte) || matches!(byte, b'.' | b'-');
+        tag.len() <= 128 && tag.bytes().next().is_some_and(word) && tag.bytes().all(legal)
     });
-    (parts.iter().all(component) && component(&name) && tag).then(|| text.to_owned())
+    (parts.into_iter().all(is_path_component) && is_path_component(name) && tag).then(|| text.to_owned())
+}
+
+fn is_registry(part: &str) -> bool {
+    let (host, port) = part.split_once(':').map_or((part, None), |(host, port)| (host, Some(port)));
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    let port = port.is_none_or(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()));
+    port && host.split('.').all(|component| !component.is_empty() && component.bytes().all(legal))
+}
+
+/// Lower-case letters and digits, with `.`, `_`, `__` or any number of `-` between them.
+fn is_path_component(part: &str) -> bool {
+    let is_word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let separators = part.split(is_word).filter(|between| !between.is_empty());
+    let separator = |between: &str| matches!(between, "." | "_" | "__") || between.bytes().all(|byte| byte == b'-');
+    part.starts_with(is_word) && part.ends_with(is_word) && separators.into_iter().all(separator)
 }
 
 /// `exec` as answers show it.

@@ -83,19 +83,39 @@ fn what_is_refused() {
 
 #[test]
 fn images_are_echoed_without_digest() {
+    let digest = "0123456789abcdefABCDEF9876543210";
     for (image, echoed) in [
         ("image", Some("image")),
         ("openwhisk/dockerskeleton:nightly", Some("openwhisk/dockerskeleton:nightly")),
+        ("localhost/a", Some("localhost/a")),
         ("localhost:5000/a/b:1", Some("localhost:5000/a/b:1")),
-        ("r.example/a@sha256:0f", Some("r.example/a")),
+        (&format!("r.example/a@sha256:{digest}"), Some("r.example/a")),
+        (&format!("r.example/a:t_1.x-y@sha2+b64.u:{digest}"), Some("r.example/a:t_1.x-y")),
         ("R.Example:8/a", Some("R.Example:8/a")),
+        ("a__b/c.d/e--f/g_h1", Some("a__b/c.d/e--f/g_h1")),
         ("Image", None),
+        ("Localhost/a", None),
         ("a//b", None),
+        ("/a", None),
+        ("a/", None),
         ("", None),
         ("a:", None),
         ("a:b:c", None),
+        ("a:.b", None),
+        ("a:-b", None),
+        (&format!("a:{}", "t".repeat(129)), None),
         ("r.example:x/a", None),
+        ("r..example/a", None),
+        ("a_/b", None),
+        ("_a", None),
+        ("a___b", None),
+        ("a..b", None),
+        ("a.-b", None),
+        ("a b", None),
         ("a@sha256", None),
+        ("a@sha256:0f", None),
+        (&format!("a@256:{digest}"), None),
+        (&format!("a@sha256:{}x", &digest[1..]), None),
     ] {
         assert_eq!(parse_image(image).as_deref(), echoed, "{image:?}");
     }
