@@ -357,6 +357,15 @@ fn python_functions_end_in_the_records_of_the_reference() {
         Case::new("exit", "import sys\ndef main(args):\n  print('last words')\n  sys.exit(0)")
             .logs(Logs::Are(&["stdout: last words", WARNING]))
             .breaks(Error("command exited")),
+        Case::new("hard-exit", "import os\ndef main(args):\n  print('last words', flush=True)\n  os._exit(0)")
+            .logs(Logs::Are(&["stdout: last words", WARNING]))
+            .breaks(Error("command exited")),
+        Case::new("segfault", "import os, signal\ndef main(args):\n  os.kill(os.getpid(), signal.SIGSEGV)")
+            .logs(Logs::Are(&[WARNING]))
+            .breaks(Error("command exited")),
+        Case::new("hard-exit-at-init", "import os; os._exit(0)")
+            .logs(Logs::Are(&["stderr: Command exited abruptly during initialization.", WARNING]))
+            .breaks(Error("Cannot start action. Check logs for details.")),
         Case::new("hang", "import time\ndef main(args):\n  time.sleep(600)")
             .times_out("The action exceeded its time limits of 700 milliseconds."),
         Case::new("spin-at-init", "while True: pass")
