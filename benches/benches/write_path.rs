@@ -129,6 +129,6 @@ fn operations(session: SessionId, namespace: &EntityName) -> anyhow::Result<[Sha
         started: true,
         backlog_limit: 1_000_000,
     };
-    let finish = Finish { session, record, log_parts: 0, store: true };
-    Ok([ShardOp::Accept(Box::new(accept)), ShardOp::Finish(Box::new(finish))])
+    let finish = Finish { session, record: record.into(), log_parts: 0, store: true };
+    Ok([ShardOp::Accept(Arc::new(accept)), ShardOp::Finish(Arc::new(finish))])
 }

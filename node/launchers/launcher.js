@@ -23,6 +23,8 @@ const allowConcurrent = String(env.__OW_ALLOW_CONCURRENT).toLowerCase() === 'tru
 
 let status = 'ready';
 let handler;
+// What `/run` set last. Most of it stays the same, and each change of the environment costs more than a comparison.
+const context = { __proto__: null };
 
 class Refusal {
     constructor(code, error) {
@@ -143,7 +145,8 @@ async function run(message) {
     }
     if (!allowConcurrent) status = 'running';
     for (const key in message) {
-        if (key !== 'value' && typeof message[key] === 'string') env['__OW_' + key.toUpperCase()] = message[key];
+        const value = message[key];
+        if (key !== 'value' && typeof value === 'string') setContext(key, value);
     }
 
     let pending;
@@ -179,6 +182,12 @@ async function run(message) {
     if (!allowConcurrent && status === 'running') status = 'ready';
     await writeSentinels();
     return answer;
+}
+
+function setContext(key, value) {
+    if (context[key] === value) return;
+    context[key] = value;
+    env['__OW_' + key.toUpperCase()] = value;
 }
 
 // As the package `serialize-error` does: an error's name, message and stack besides its own fields, without cycles.

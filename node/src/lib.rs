@@ -17,3 +17,7 @@ pub mod metrics;
 pub mod node;
 pub mod runtime;
 pub mod telemetry;
+
+/// A node allocates a few dozen small things per invocation on one thread and frees half of them on another.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -23,7 +23,15 @@ pub enum DecodeError {
 
 /// The versioned bytes of `value`.
 pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
-    let mut bytes = vec![VERSION];
+    encode_behind(0, value)
+}
+
+/// The versioned bytes of `value` behind `room` zero bytes, for what the caller writes there.
+pub fn encode_behind<T: Serialize + ?Sized>(room: usize, value: &T) -> Vec<u8> {
+    // Sized first: growing while writing copies a long value as often as it doubles.
+    let mut bytes = Vec::with_capacity(room + encoded_len(value) as usize);
+    bytes.resize(room, 0);
+    bytes.push(VERSION);
     // Writing to a Vec cannot fail, and our types have no maps with unknown length or failing `Serialize`.
     bincode::serialize_into(&mut bytes, value).expect("encoding our own types into memory");
     bytes

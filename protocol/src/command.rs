@@ -2,7 +2,7 @@
 //!
 //! `apply` is a pure function of the command and the state: times come from the command. Enums only grow at the end.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -162,7 +162,7 @@ pub const REPLY_WINDOW: u64 = 4096;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ShardOp {
-    Accept(Box<Accept>),
+    Accept(Arc<Accept>),
     /// Compare-and-set: may the holder of a container run attempt `attempt` of `id`? Asking again gives the same
     /// answer.
     Start {
@@ -171,7 +171,7 @@ pub enum ShardOp {
         attempt: u32,
     },
     /// The first record of an activation wins.
-    Finish(Box<Finish>),
+    Finish(Arc<Finish>),
     /// No command of this session or an older one of its node counts any more. What it owned and had not started has
     /// no owner now; what it had started is finished as lost.
     Fence {
@@ -229,7 +229,7 @@ pub struct Accept {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Finish {
     pub session: SessionId,
-    pub record: Activation,
+    pub record: Arc<Activation>,
     /// How many [`ShardOp::LogPart`]s hold the lines before those in `record.logs`. Readers see them joined.
     pub log_parts: u32,
     /// False: the store level or the namespace excludes the record; only the unfinished work is removed.

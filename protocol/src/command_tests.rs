@@ -112,9 +112,9 @@ fn commands_and_replies_have_their_frozen_bytes() {
     let accept = Accept { owner: session, work: vec![1, 2], if_lost: record(), started: true, backlog_limit: 9 };
     let lines = vec!["l".to_owned()];
     let ops = vec![
-        ShardOp::Accept(Box::new(accept)),
+        ShardOp::Accept(Arc::new(accept)),
         ShardOp::Start { id, session, attempt: 1 },
-        ShardOp::Finish(Box::new(Finish { session, record: record(), log_parts: 3, store: true })),
+        ShardOp::Finish(Arc::new(Finish { session, record: record().into(), log_parts: 3, store: true })),
         ShardOp::Fence { session, node_name: "n".to_owned() },
         ShardOp::Assign { id, session, attempt: 1 },
         ShardOp::DropBefore { day: 4 },

@@ -182,10 +182,9 @@ pub enum EntryError {
 
 /// The stored bytes of an entry: CRC-32 of the rest (little endian), then its encoding.
 pub fn encode_entry(entry: &Entry) -> Vec<u8> {
-    let body = codec::encode(&EntryRecord::from(entry));
-    let mut bytes = Vec::with_capacity(body.len() + 4);
-    bytes.extend_from_slice(&crc32fast::hash(&body).to_le_bytes());
-    bytes.extend_from_slice(&body);
+    let mut bytes = codec::encode_behind(4, &EntryRecord::from(entry));
+    let checksum = crc32fast::hash(&bytes[4..]);
+    bytes[..4].copy_from_slice(&checksum.to_le_bytes());
     bytes
 }
 

@@ -161,7 +161,7 @@ fn values_of_the_state() {
         publish: false,
         filter_name: String::new(),
     };
-    let value = RecordValue { record: record.clone(), log_parts: 3, session: Some(session()) };
+    let value = RecordValue { record: record.clone().into(), log_parts: 3, session: Some(session()) };
     let behind = hex(&codec::encode(&value)).replace(&hex(&codec::encode(&record)), "record ");
     assert_eq!(behind, "record 030000000102000000000000000500000000000000");
     let value = SessionRecord { incarnation: 5, node_name: "n".to_owned(), open: true };

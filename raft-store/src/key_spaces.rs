@@ -10,6 +10,8 @@
 //! No family per group: each costs write buffers, and a flush of one would hold the log of all. All numbers in keys are
 //! big endian, texts before other parts have a length of two bytes, `~x` is `!x` (newest first).
 
+use std::sync::Arc;
+
 use protocol::{
     Activation, ActivationId, Revision, SessionId,
     command::{ListEntry, MetaKey, MetaReply},
@@ -246,7 +248,7 @@ key_space!(
 /// A record as stored; its log has further lines in [`LogParts`] of `session`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RecordValue {
-    pub record: Activation,
+    pub record: Arc<Activation>,
     pub log_parts: u32,
     /// Who finished it; `None`: `apply` itself, because the node was lost.
     pub session: Option<SessionId>,

@@ -42,6 +42,7 @@ mod log_bound;
 mod log_store;
 mod options;
 mod query;
+mod recent;
 mod snapshot;
 mod state_machine;
 mod store;

@@ -92,16 +92,17 @@ impl LogStore {
         self.inner.flusher.write(&self.inner.db, batch)
     }
 
-    fn append_blocking(&self, entries: &[Entry]) -> Result<(), StoreError> {
+    fn append_blocking(&self, entries: Vec<Entry>) -> Result<(), StoreError> {
         let mut batch = WriteBatch::default();
-        let mut bytes = 0;
-        for entry in entries {
+        let mut sizes = Vec::with_capacity(entries.len());
+        for entry in &entries {
             let value = encode_entry(entry);
-            bytes += value.len() as u64;
+            sizes.push(value.len());
             batch.put_cf(self.inner.log(), log_key(self.id, entry.log_id.index), value);
         }
         self.write(batch)?;
-        self.group.appended(bytes);
+        self.group.appended(sizes.iter().sum::<usize>() as u64);
+        self.group.recent.appended(entries.into_iter().zip(sizes));
         Ok(())
     }
 
@@ -199,7 +200,10 @@ impl RaftLogReader<TypeConfig> for LogStore {
                 if start >= end {
                     return Ok(None);
                 }
-                let entries = this.read(start, end, READ_BYTES).await?;
+                let mut entries = this.group.recent.take(start, end);
+                if entries.is_empty() {
+                    entries = this.read(start, end, READ_BYTES).await?;
+                }
                 let next = entries.last().map(|last| last.log_id.index + 1);
                 Ok::<_, io::Error>(next.map(|next| (stream::iter(entries).map(Ok), next)))
             }
@@ -277,13 +281,14 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let count = entries.len() as u64;
         let this = self.clone();
         // Readable when this returns …
-        blocking(move || this.append_blocking(&entries)).await?;
+        blocking(move || this.append_blocking(entries)).await?;
         // … and durable when the callback is called.
         self.inner.flusher.entries_written(callback, count);
         Ok(())
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
+        self.group.recent.clear();
         let from = log_key(self.id, last_log_id.map_or(0, |id| id.index + 1));
         let mut batch = WriteBatch::default();
         batch.delete_range_cf(self.inner.log(), from.to_vec(), after_prefix(&log_prefix(self.id, LOG_ENTRIES)));

@@ -6,7 +6,8 @@ use std::{
 };
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, LogLevel, Options as DbOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, LogLevel,
+    LruCacheOptions, Options as DbOptions,
 };
 
 use crate::key_spaces::{CF_DEFAULT, CF_LOG, CF_STATE};
@@ -87,13 +88,28 @@ pub(crate) fn database(options: &Options) -> DbOptions {
     db
 }
 
+/// Few shards: what is larger than a shard is not cached at all.
+fn block_cache(capacity: usize) -> Cache {
+    let mut options = LruCacheOptions::default();
+    options.set_capacity(capacity);
+    options.set_num_shard_bits(2);
+    Cache::new_lru_cache_opts(&options)
+}
+
 /// The column families with their options; see `key_spaces.rs` for what lies in them.
 pub(crate) fn families(options: &Options) -> Vec<ColumnFamilyDescriptor> {
-    let cache = Cache::new_lru_cache(options.block_cache);
-    let family = |write_buffer: usize, bloom: bool| {
+    let cache = block_cache(options.block_cache);
+    let family = |write_buffer: usize, bloom: bool, compression: DBCompressionType| {
         let mut table = BlockBasedOptions::default();
         table.set_block_cache(&cache);
+        // In pieces of one block each: whole, the index of one large file outgrows the cache, and is then read and
+        // unpacked anew for every look-up.
+        table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+        table.set_partition_filters(true);
+        table.set_metadata_block_size(16 << 10);
         table.set_cache_index_and_filter_blocks(true);
+        table.set_cache_index_and_filter_blocks_with_high_priority(true);
+        table.set_pin_top_level_index_and_filter(true);
         table.set_pin_l0_filter_and_index_blocks_in_cache(true);
         table.set_format_version(6);
         if bloom {
@@ -104,14 +120,13 @@ pub(crate) fn families(options: &Options) -> Vec<ColumnFamilyDescriptor> {
         family.set_block_based_table_factory(&table);
         family.set_write_buffer_size(write_buffer);
         family.set_max_write_buffer_number(3);
-        family.set_compression_type(DBCompressionType::Lz4);
-        family.set_bottommost_compression_type(DBCompressionType::Zstd);
+        family.set_compression_type(compression);
         family.set_level_compaction_dynamic_level_bytes(true);
         family
     };
     vec![
-        ColumnFamilyDescriptor::new(CF_DEFAULT, family(1 << 20, false)),
-        ColumnFamilyDescriptor::new(CF_LOG, family(options.write_buffer, false)),
-        ColumnFamilyDescriptor::new(CF_STATE, family(options.write_buffer, true)),
+        ColumnFamilyDescriptor::new(CF_DEFAULT, family(1 << 20, false, DBCompressionType::None)),
+        ColumnFamilyDescriptor::new(CF_LOG, family(options.write_buffer, false, DBCompressionType::None)),
+        ColumnFamilyDescriptor::new(CF_STATE, family(options.write_buffer, true, DBCompressionType::Lz4)),
     ]
 }

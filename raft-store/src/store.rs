@@ -28,6 +28,7 @@ use crate::{
     log_store::LogStore,
     options::{self, Options},
     query::{MetaReader, ShardReader},
+    recent::Recent,
     snapshot::SnapshotReceiver,
     state_machine::StateMachine,
     types::GroupId,
@@ -82,6 +83,8 @@ pub(crate) struct Group {
     pub log_bytes: AtomicU64,
     /// Woken when `log_bytes` passes the bound.
     pub log_is_long: Notify,
+    /// Appended and not yet applied.
+    pub recent: Recent,
 }
 
 impl Store {
@@ -280,6 +283,7 @@ impl Group {
             applied: AtomicU64::new(applied),
             log_bytes: AtomicU64::new(0),
             log_is_long: Notify::new(),
+            recent: Recent::default(),
         }
     }
 

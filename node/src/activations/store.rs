@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use protocol::{
-    Activation, ActivationId, SessionId,
+    Activation, ActivationId, SessionId, ShardId,
     command::{Finish, INLINE_LOGS, ShardOp, ShardReply},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::cluster::raft::Groups;
+use crate::cluster::raft::{Groups, ProposeError};
 
 /// Bytes of records that may wait to be committed. Beyond it containers are kept from new work, so that a slow disk
 /// bounds the work and not the memory.
@@ -40,15 +40,19 @@ impl Records {
         RecordPlace(permit.expect("the semaphore lives as long as self and is never closed"))
     }
 
-    /// Commits `record`; with `store` false only ends what was accepted under its id. Proposed again until answered:
-    /// the first record of an activation wins, so that is safe. Gives up only when the node stops or its session is
-    /// gone, and then the cluster has finished the activation in this node's stead or will.
-    pub async fn finish(&self, mut record: Activation, store: bool, place: RecordPlace) {
+    /// Hands `record` over to be committed; with `store` false only what was accepted under its id is ended. Proposed
+    /// again until answered: the first record of an activation wins, so that is safe. Given up only when the node stops
+    /// or its session is gone, and then the cluster has finished the activation in this node's stead or will.
+    ///
+    /// Waits only for the parts of a long log, and for none of what follows: nobody is woken for each record.
+    pub async fn finish(&self, mut record: Arc<Activation>, store: bool, place: RecordPlace) {
         let id = record.activation_id;
         let shard = self.groups.shard_of(&record.namespace);
         let mut log_parts = 0;
         if store {
-            for lines in long_logs(&mut record.logs) {
+            let parts =
+                if has_long_logs(&record) { long_logs(&mut Arc::make_mut(&mut record).logs) } else { Vec::new() };
+            for lines in parts {
                 let namespace = record.namespace.clone();
                 let op = ShardOp::LogPart { session: self.session, namespace, id, part: log_parts, lines };
                 if self.propose(shard, op, &id).await.is_none() {
@@ -57,19 +61,48 @@ impl Records {
                 log_parts += 1;
             }
         }
-        let op = ShardOp::Finish(Box::new(Finish { session: self.session, record, log_parts, store }));
-        match self.propose(shard, op, &id).await {
-            Some(ShardReply::Finished) | None => {}
-            Some(ShardReply::Dropped) => tracing::info!(activation_id = %id, "the activation had its record already"),
-            Some(reply) => tracing::warn!(activation_id = %id, ?reply, "the record was refused"),
-        }
-        drop(place);
+        let op = ShardOp::Finish(Arc::new(Finish { session: self.session, record, log_parts, store }));
+        let this = self.clone();
+        let again = op.clone();
+        self.groups.submit_shard(shard, op, move |outcome| match outcome {
+            Err(error) if error.may_pass() => {
+                tokio::spawn(async move {
+                    if let Some(reply) = this.propose(shard, again, &id).await {
+                        note(&id, &reply);
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => lost(&id, &error),
+            Ok(reply) => note(&id, &reply),
+        });
     }
 
-    async fn propose(&self, shard: protocol::ShardId, op: ShardOp, id: &ActivationId) -> Option<ShardReply> {
-        let lost = |error| tracing::error!(activation_id = %id, %error, "the record is lost to this process");
-        self.groups.insist_shard(shard, op).await.map_err(lost).ok()
+    /// Waits until every record that was handed over is committed or given up. New ones must have stopped coming.
+    pub async fn settled(&self) {
+        let all = self.waiting.acquire_many(WAITING_BYTES as u32).await;
+        drop(all.expect("the semaphore lives as long as self and is never closed"));
     }
+
+    async fn propose(&self, shard: ShardId, op: ShardOp, id: &ActivationId) -> Option<ShardReply> {
+        self.groups.insist_shard(shard, op).await.map_err(|error| lost(id, &error)).ok()
+    }
+}
+
+fn note(id: &ActivationId, reply: &ShardReply) {
+    match reply {
+        ShardReply::Finished => {}
+        ShardReply::Dropped => tracing::info!(activation_id = %id, "the activation had its record already"),
+        reply => tracing::warn!(activation_id = %id, ?reply, "the record was refused"),
+    }
+}
+
+fn lost(id: &ActivationId, error: &ProposeError) {
+    tracing::error!(activation_id = %id, %error, "the record is lost to this process");
+}
+
+fn has_long_logs(record: &Activation) -> bool {
+    lines_len(&record.logs) > INLINE_LOGS
 }
 
 fn result_len(record: &Activation) -> usize {
@@ -86,11 +119,7 @@ fn lines_len(lines: &[String]) -> usize {
 }
 
 /// Takes out of `logs`, in order, what does not fit into the record's own entry, in parts that each fit into one.
-/// A record with short logs keeps them all.
 fn long_logs(logs: &mut Vec<String>) -> Vec<Vec<String>> {
-    if lines_len(logs) <= INLINE_LOGS {
-        return Vec::new();
-    }
     let mut parts = vec![Vec::new()];
     let mut bytes = 0;
     for line in logs.drain(..) {
@@ -108,13 +137,6 @@ fn long_logs(logs: &mut Vec<String>) -> Vec<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn short_logs_stay_in_the_record() {
-        let mut logs = vec!["line".to_owned(); 100];
-        assert!(long_logs(&mut logs).is_empty());
-        assert_eq!(logs.len(), 100);
-    }
 
     #[test]
     fn long_logs_leave_in_parts_that_fit_and_keep_their_order() {

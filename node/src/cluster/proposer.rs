@@ -13,7 +13,11 @@ use protocol::{
 };
 use raft_store::{Raft, TypeConfig};
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{
+        Notify, OwnedSemaphorePermit, Semaphore,
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
     time::{Instant, sleep_until, timeout_at},
 };
 
@@ -28,12 +32,15 @@ const FULL_ENTRY: usize = 512 << 10;
 const ENTRIES_IN_FLIGHT: usize = 4;
 /// How long a record waits for others. A record must be proposed within 10 ms of its logs.
 const COMPANY: Duration = Duration::from_millis(4);
-/// Bytes of ops that may wait before proposers are held back.
+/// Bytes of ops that may be under way before callers are held back.
 const QUEUE_BYTES: usize = 32 << 20;
 /// What an op takes in memory beside its encoded bytes, so that small ones are bounded too.
 const OP_BYTES: usize = 1 << 10;
+/// Ops without a waiting caller that may wait; those who submit them bound their number themselves, mostly to less.
+const TOLD: usize = 8192;
 
-type Responder = oneshot::Sender<Result<ShardReply, ProposeError>>;
+/// What became of an op.
+pub type Outcome = Result<ShardReply, ProposeError>;
 type Written = openraft::raft::ClientWriteResult<TypeConfig>;
 
 struct Proposal {
@@ -42,16 +49,36 @@ struct Proposal {
     due: Instant,
     /// Encoded size.
     bytes: usize,
-    reply: Responder,
-    /// Given back when it leaves the queue.
-    _room: OwnedSemaphorePermit,
+    hearer: Hearer,
+}
+
+/// Who hears what becomes of an op.
+enum Hearer {
+    /// Waits for it, and may give up; has the room until then.
+    Caller(oneshot::Sender<Outcome>, #[allow(dead_code, reason = "held for its drop")] OwnedSemaphorePermit),
+    /// Is told, however long it takes. That wakes no other thread.
+    Told(Box<dyn FnOnce(Outcome) + Send>),
+}
+
+impl Hearer {
+    fn has_given_up(&self) -> bool {
+        matches!(self, Self::Caller(reply, _) if reply.is_closed())
+    }
+
+    fn hear(self, outcome: Outcome) {
+        match self {
+            // A proposer that went away does not want its answer.
+            Self::Caller(reply, _) => drop(reply.send(outcome)),
+            Self::Told(tell) => tell(outcome),
+        }
+    }
 }
 
 /// Handle to the proposer of one shard.
 #[derive(Clone)]
 pub struct Proposer {
     queue: mpsc::Sender<Proposal>,
-    /// What bounds the queue.
+    /// What bounds the ops of callers; those of which somebody is told have bounds of their own.
     room: Arc<Semaphore>,
     /// Told of each op that cannot wait: records alone do not wake anybody before they are due.
     urgent: Arc<Notify>,
@@ -60,7 +87,7 @@ pub struct Proposer {
 impl Proposer {
     /// Starts the proposer on the current runtime; it ends when all handles are dropped.
     pub fn start(raft: Raft) -> Self {
-        let (sender, receiver) = mpsc::channel(QUEUE_BYTES / OP_BYTES);
+        let (sender, receiver) = mpsc::channel(QUEUE_BYTES / OP_BYTES + TOLD);
         let urgent = Arc::new(Notify::new());
         tokio::spawn(run(raft, receiver, Arc::clone(&urgent)));
         Self { queue: sender, room: Arc::new(Semaphore::new(QUEUE_BYTES)), urgent }
@@ -82,16 +109,31 @@ impl Proposer {
         let room = timeout_at(deadline, room).await.map_err(|_| ProposeError::Busy)?;
         let room = room.map_err(|_| ProposeError::Stopped)?;
         let (reply, answer) = oneshot::channel();
-        let patience = if can_wait(&op) { COMPANY } else { Duration::ZERO };
-        let proposal = Proposal { op, due: Instant::now() + patience, bytes, reply, _room: room };
-        // Who has room in bytes has a place in the channel.
-        self.queue.try_send(proposal).map_err(|_| ProposeError::Stopped)?;
-        if patience.is_zero() {
-            self.urgent.notify_one();
-        }
+        self.enqueue(op, bytes, Hearer::Caller(reply, room));
         match timeout_at(deadline, answer).await {
             Ok(answered) => answered.map_err(|_| ProposeError::Stopped)?,
             Err(_elapsed) => Err(ProposeError::Timeout),
+        }
+    }
+
+    /// Proposes `op` and returns at once; `tell` hears of the outcome, on the proposer's runtime. The caller sees to it
+    /// that few ops wait, else it hears [`ProposeError::Busy`]; it never hears [`ProposeError::Timeout`].
+    pub fn submit(&self, op: ShardOp, tell: impl FnOnce(Outcome) + Send + 'static) {
+        let bytes = codec::encoded_len(&op) as usize;
+        if bytes > MAX_COMMAND {
+            return tell(Err(ProposeError::TooLarge { bytes }));
+        }
+        self.enqueue(op, bytes, Hearer::Told(Box::new(tell)));
+    }
+
+    fn enqueue(&self, op: ShardOp, bytes: usize, hearer: Hearer) {
+        let patience = if can_wait(&op) { COMPANY } else { Duration::ZERO };
+        let proposal = Proposal { op, due: Instant::now() + patience, bytes, hearer };
+        match self.queue.try_send(proposal) {
+            Ok(()) if patience.is_zero() => self.urgent.notify_one(),
+            Ok(()) => {}
+            Err(TrySendError::Full(refused)) => refused.hearer.hear(Err(ProposeError::Busy)),
+            Err(TrySendError::Closed(refused)) => refused.hearer.hear(Err(ProposeError::Stopped)),
         }
     }
 }
@@ -115,7 +157,7 @@ async fn run(raft: Raft, mut queue: mpsc::Receiver<Proposal>, urgent: Arc<Notify
             },
         };
         // Who proposed it has given up: it would only keep the others waiting.
-        if first.reply.is_closed() {
+        if first.hearer.has_given_up() {
             continue;
         }
         if first.due > Instant::now() {
@@ -127,7 +169,7 @@ async fn run(raft: Raft, mut queue: mpsc::Receiver<Proposal>, urgent: Arc<Notify
         }
         let mut bytes = first.bytes;
         let mut ops = vec![first.op];
-        let mut replies = vec![first.reply];
+        let mut hearers = vec![first.hearer];
         while ops.len() < MAX_OPS && bytes < FULL_ENTRY {
             let Ok(next) = queue.try_recv() else { break };
             if bytes + next.bytes > MAX_COMMAND {
@@ -136,7 +178,7 @@ async fn run(raft: Raft, mut queue: mpsc::Receiver<Proposal>, urgent: Arc<Notify
             }
             bytes += next.bytes;
             ops.push(next.op);
-            replies.push(next.reply);
+            hearers.push(next.hearer);
         }
 
         let command = Command { now_ms: clock::unix_ms(), body: CommandBody::Shard(ops) };
@@ -145,30 +187,29 @@ async fn run(raft: Raft, mut queue: mpsc::Receiver<Proposal>, urgent: Arc<Notify
         match submitted {
             Ok(()) => {
                 tokio::spawn(async move {
-                    answer(written, replies).await;
+                    answer(written, hearers).await;
                     drop(place);
                 });
             }
             Err(fatal) => {
                 let error = ProposeError::Fatal(fatal.to_string());
-                replies.into_iter().for_each(|reply| drop(reply.send(Err(error.clone()))));
+                hearers.into_iter().for_each(|hearer| hearer.hear(Err(error.clone())));
             }
         }
     }
 }
 
-async fn answer(written: OneshotReceiverOf<TypeConfig, Written>, replies: Vec<Responder>) {
+async fn answer(written: OneshotReceiverOf<TypeConfig, Written>, hearers: Vec<Hearer>) {
     let outcome = match written.await {
         Ok(Ok(response)) => match response.data {
-            Reply::Shard(answers) if answers.len() == replies.len() => Ok(answers),
-            other => Err(ProposeError::Fatal(format!("{} ops were answered with {other:?}", replies.len()))),
+            Reply::Shard(answers) if answers.len() == hearers.len() => Ok(answers),
+            other => Err(ProposeError::Fatal(format!("{} ops were answered with {other:?}", hearers.len()))),
         },
         Ok(Err(refused)) => Err(ProposeError::NotLeader(refused.to_string())),
         Err(_) => Err(ProposeError::Stopped),
     };
-    // A proposer that went away does not want its answer.
     match outcome {
-        Ok(answers) => replies.into_iter().zip(answers).for_each(|(reply, answer)| drop(reply.send(Ok(answer)))),
-        Err(error) => replies.into_iter().for_each(|reply| drop(reply.send(Err(error.clone())))),
+        Ok(answers) => hearers.into_iter().zip(answers).for_each(|(hearer, answer)| hearer.hear(Ok(answer))),
+        Err(error) => hearers.into_iter().for_each(|hearer| hearer.hear(Err(error.clone()))),
     }
 }

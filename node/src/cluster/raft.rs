@@ -25,7 +25,10 @@ use raft_store::{GroupId, Observer, Raft, Store, Timers};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{proposer::Proposer, raft_network::NoPeers};
+use super::{
+    proposer::{Outcome, Proposer},
+    raft_network::NoPeers,
+};
 use crate::clock;
 
 /// Largest command or op, bytes as encoded: its entry has something around it.
@@ -74,6 +77,13 @@ pub enum ProposeError {
     Fatal(String),
     #[error("the node is stopping")]
     Stopped,
+}
+
+impl ProposeError {
+    /// May the same proposal have an answer later? Then nobody knows whether it was written.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Timeout | Self::Busy | Self::NotLeader(_))
+    }
 }
 
 /// Why the groups did not start.
@@ -206,7 +216,7 @@ impl Groups {
         let mut pause = FIRST_RETRY;
         loop {
             match self.propose_shard(shard, op.clone()).await {
-                Err(error @ (ProposeError::Timeout | ProposeError::Busy | ProposeError::NotLeader(_))) => {
+                Err(error) if error.may_pass() => {
                     tracing::warn!(%shard, %error, "an op is not committed yet, proposing it again");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LAST_RETRY);
@@ -214,6 +224,13 @@ impl Groups {
                 outcome => return outcome,
             }
         }
+    }
+
+    /// Writes to a shard without waiting: `tell` hears of the outcome when it is known, however long that takes. Not here:
+    /// on the Raft runtime, or at once if there is nothing to wait for.
+    pub fn submit_shard(&self, shard: ShardId, op: ShardOp, tell: impl FnOnce(Outcome) + Send + 'static) {
+        let (_, proposer) = &self.0.shards[usize::from(shard.0)];
+        proposer.submit(op, tell);
     }
 
     /// State of each group, for status and metrics.
@@ -449,7 +466,7 @@ mod tests {
             let if_lost = record();
             accepted.push(if_lost.activation_id);
             let accept = Accept { owner, work: b"work".to_vec(), if_lost, started: false, backlog_limit: 100 };
-            let reply = first.propose_shard(shard, ShardOp::Accept(Box::new(accept))).await;
+            let reply = first.propose_shard(shard, ShardOp::Accept(Arc::new(accept))).await;
             assert!(matches!(reply, Ok(ShardReply::Accepted)), "{reply:?}");
         }
         stop(first).await;
@@ -475,7 +492,7 @@ mod tests {
         let shard = groups.shard_of(&name());
         let accept = |bytes: usize| {
             let accept = Accept { owner, work: vec![0; bytes], if_lost: record(), started: false, backlog_limit: 1000 };
-            let (groups, op) = (groups.clone(), ShardOp::Accept(Box::new(accept)));
+            let (groups, op) = (groups.clone(), ShardOp::Accept(Arc::new(accept)));
             async move { groups.propose_shard(shard, op).await }
         };
         let last_log = || groups.report()[1 + usize::from(shard.0)].last_log;
@@ -529,7 +546,8 @@ mod tests {
         let groups = start(dir.path()).await;
         let session = session::open(&groups, "one").await.expect("a session").session;
         let shard = groups.shard_of(&name());
-        let finish = || ShardOp::Finish(Box::new(Finish { session, record: record(), log_parts: 0, store: true }));
+        let finish =
+            || ShardOp::Finish(Arc::new(Finish { session, record: record().into(), log_parts: 0, store: true }));
         let entries = || groups.store().flush_stats().entries;
         let before = entries();
         let mut waiting = tokio::task::JoinSet::new();

@@ -21,7 +21,7 @@ use protocol::{
 
 use super::{
     InvokeError, Invoked, Invoker, failure, never_ran, no_container, pool_key,
-    run::{self, Ending},
+    run::{self, Ending, Ran},
 };
 use crate::{
     activations::record,
@@ -166,7 +166,7 @@ impl Invoker {
         let invoker = self.clone();
         self.background(async move {
             let place = invoker.0.parts.records.place(&record).await;
-            invoker.0.parts.records.finish(record, false, place).await;
+            invoker.0.parts.records.finish(Arc::new(record), false, place).await;
         });
     }
 
@@ -188,7 +188,7 @@ impl Invoker {
             backlog_limit: parts.config.backlog_limit,
         };
         let shard = parts.groups.shard_of(&work.namespace);
-        parts.groups.propose_shard(shard, ShardOp::Accept(Box::new(accept))).await
+        parts.groups.propose_shard(shard, ShardOp::Accept(Arc::new(accept))).await
     }
 
     /// Places what this session took over from an earlier one, beside new work: payloads are read one by one, and only
@@ -336,10 +336,11 @@ impl Invoker {
     /// Runs work whose start is committed. `since`: when its container began to run this action's accepted work.
     async fn run_started(&self, work: AcceptedWork, action: Arc<ResolvedAction>, lease: Lease, since: Instant) {
         let ran = run::run(self, &work, &action, lease).await;
-        let record = record::record(&work, &action, ran.response.clone(), &ran.times);
-        let store = self.stores(self.0.parts.config.store_accepted, &work, ran.response.status);
+        let Ran { response, times, used } = ran;
+        let store = self.stores(self.0.parts.config.store_accepted, &work, response.status);
+        let record = Arc::new(record::record(&work, &action, response, &times));
         let free = |lease| self.pass_on(Held { key: pool_key(&work, &action), lease, since });
-        run::end(self, ran, record, &action, Ending { accepted: true, store }, free).await;
+        run::end(self, used, record, &action, Ending { accepted: true, store }, free).await;
     }
 
     /// The container takes what waits next for the same action, until its turn is over.
@@ -361,7 +362,7 @@ impl Invoker {
     async fn finish(&self, work: &AcceptedWork, record: protocol::Activation) {
         let store = self.stores(self.0.parts.config.store_accepted, work, record.response.status);
         let place = self.0.parts.records.place(&record).await;
-        self.0.parts.records.finish(record, store, place).await;
+        self.0.parts.records.finish(Arc::new(record), store, place).await;
     }
 
     fn session(&self) -> SessionId {

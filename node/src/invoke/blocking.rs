@@ -16,7 +16,7 @@ use tokio::{sync::oneshot, time::sleep_until};
 
 use super::{
     InvokeError, Invoked, Invoker, need, never_ran, no_container, pool_key,
-    run::{self, Ending},
+    run::{self, Ending, Ran},
 };
 use crate::{
     activations::record,
@@ -98,14 +98,18 @@ impl Invoker {
                 }
             }
         };
-        let record = record::record(&work, &action, ran.response.clone(), &ran.times);
+        let Ran { response, times, used } = ran;
+        let status = response.status;
+        let record = Arc::new(record::record(&work, &action, response, &times));
         if let Some(answer) = answer {
-            // The caller first: logs, record and container can wait, an answer cannot.
-            reply(answer, Ok(Invoked::Done(Box::new(record.clone()))));
+            // The caller first: logs, record and container can wait, an answer cannot. It is sent by the task that this
+            // worker runs next.
+            reply(answer, Ok(Invoked::Done(Arc::clone(&record))));
+            tokio::task::yield_now().await;
         }
-        let store = self.stores(self.0.parts.config.store_blocking, &work, ran.response.status);
+        let store = self.stores(self.0.parts.config.store_blocking, &work, status);
         let ending = Ending { accepted: accepted.load(Ordering::Relaxed), store };
-        run::end(self, ran, record, &action, ending, Lease::give_back).await;
+        run::end(self, used, record, &action, ending, Lease::give_back).await;
     }
 
     /// The caller's deadline has passed while the action runs: from now on it must end in a record, whatever happens
@@ -128,7 +132,8 @@ impl Invoker {
 
     /// Answers with, and stores, the record of an activation that no container ran.
     async fn end_without_run(&self, work: &AcceptedWork, record: Activation, answer: Answer) {
-        reply(answer, Ok(Invoked::Done(Box::new(record.clone()))));
+        let record = Arc::new(record);
+        reply(answer, Ok(Invoked::Done(Arc::clone(&record))));
         let store = self.stores(self.0.parts.config.store_blocking, work, record.response.status);
         if store {
             let place = self.0.parts.records.place(&record).await;

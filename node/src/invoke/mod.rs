@@ -54,7 +54,7 @@ pub struct Invocation {
 #[derive(Debug, Clone)]
 pub enum Invoked {
     /// The activation ended in time. Its logs are not in yet.
-    Done(Box<Activation>),
+    Done(Arc<Activation>),
     /// It is durable and ends in a record.
     Accepted(ActivationId),
 }
@@ -182,10 +182,11 @@ impl Invoker {
         self.0.stopping.is_cancelled()
     }
 
-    /// Waits until no invocation is under way, then returns. New ones must have stopped coming.
+    /// Waits until no invocation is under way and all records are committed. New ones must have stopped coming.
     pub async fn drained(&self) {
         self.0.tasks.close();
         self.0.tasks.wait().await;
+        self.0.parts.records.settled().await;
     }
 
     /// Invocations under way on this node.

@@ -1,7 +1,7 @@
 //! One activation on one leased container: `/init` if it is new, `/run`, the outcome; afterwards logs, record and the
 //! container back.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use protocol::{
     Activation, ActivationStatus, ByteSize,
@@ -30,10 +30,15 @@ use crate::{
 /// Containers tried for one activation while each turns out dead before anything was sent to it.
 const ATTEMPTS: usize = 5;
 
-/// How an activation went, and the container it went on.
+/// How an activation went.
 pub(super) struct Ran {
     pub response: Response,
     pub times: Times,
+    pub used: Used,
+}
+
+/// The container it went on.
+pub(super) struct Used {
     /// `None`: none was left, or could be had again.
     lease: Option<Lease>,
     /// May the container run another activation?
@@ -54,7 +59,7 @@ pub(super) async fn run(invoker: &Invoker, work: &AcceptedWork, action: &Resolve
     for _ in 1..ATTEMPTS {
         match attempt(invoker, work, action, &mut lease).await {
             Attempt::Ran { response, times, reusable } => {
-                return Ran { response, times, lease: Some(lease), reusable };
+                return Ran { response, times, used: Used { lease: Some(lease), reusable } };
             }
             Attempt::NotStarted(reason) => {
                 tracing::info!(activation_id = %work.activation_id, container = lease.container.name(), %reason,
@@ -68,7 +73,9 @@ pub(super) async fn run(invoker: &Invoker, work: &AcceptedWork, action: &Resolve
         }
     }
     match attempt(invoker, work, action, &mut lease).await {
-        Attempt::Ran { response, times, reusable } => Ran { response, times, lease: Some(lease), reusable },
+        Attempt::Ran { response, times, reusable } => {
+            Ran { response, times, used: Used { lease: Some(lease), reusable } }
+        }
         Attempt::NotStarted(reason) => {
             tracing::error!(activation_id = %work.activation_id, %reason, "no container took the activation");
             lease.destroy();
@@ -83,8 +90,7 @@ fn nowhere(work: &AcceptedWork, response: Option<Response>) -> Ran {
     Ran {
         response: response.unwrap_or_else(platform),
         times: Times::never_ran(work.received_ms, clock::unix_ms()),
-        lease: None,
-        reusable: false,
+        used: Used { lease: None, reusable: false },
     }
 }
 
@@ -253,13 +259,13 @@ async fn init_body(
 /// committed.
 pub(super) async fn end(
     invoker: &Invoker,
-    ran: Ran,
-    mut record: Activation,
+    used: Used,
+    mut record: Arc<Activation>,
     action: &ResolvedAction,
     ending: Ending,
     free: impl FnOnce(Lease),
 ) {
-    let Ran { mut lease, mut reusable, .. } = ran;
+    let Used { mut lease, mut reusable } = used;
     if let Some(lease) = &mut lease {
         let developer_error = record.response.status == ActivationStatus::DeveloperError;
         let request = LogRequest {
@@ -268,7 +274,9 @@ pub(super) async fn end(
             developer_error,
         };
         let logs = lease.container.collect_logs(request).await;
-        record.logs = logs.lines;
+        if !logs.lines.is_empty() {
+            Arc::make_mut(&mut record).logs = logs.lines;
+        }
         reusable &= !logs.unreliable;
     }
     let records = &invoker.0.parts.records;

@@ -257,7 +257,7 @@ async fn records_that_wait_are_bounded_by_their_bytes() {
     let rig = Rig::start(1).await;
     let action = rig.action("quick", 0).await;
     let small = match rig.invoker.invoke(rig.invocation(&action, Some(PATIENCE))).await.expect("it runs") {
-        Invoked::Done(record) => *record,
+        Invoked::Done(record) => Arc::unwrap_or_clone(record),
         Invoked::Accepted(id) => panic!("{id} was waited for"),
     };
     let large = Activation { logs: vec!["l".repeat(1 << 20); 40], ..small.clone() };

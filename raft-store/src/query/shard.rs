@@ -190,7 +190,8 @@ fn with_work(view: &StateView<'_>, id: ActivationId, unfinished: UnfinishedValue
 /// A record with all lines of its log.
 fn whole(view: &StateView<'_>, id: &ActivationId) -> Result<Option<Activation>, StoreError> {
     let Some(value) = apply::get::<Records>(view, &(id.day(), *id))? else { return Ok(None) };
-    let RecordValue { mut record, log_parts, session } = value;
+    let RecordValue { record, log_parts, session } = value;
+    let mut record = Arc::unwrap_or_clone(record);
     if let Some(session) = session
         && log_parts > 0
     {

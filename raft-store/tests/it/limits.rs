@@ -143,7 +143,7 @@ async fn a_log_is_purged_when_it_has_too_many_bytes() -> anyhow::Result<()> {
     for n in 0..SNAPSHOT_AFTER_BYTES / entry + 1 {
         let mut op = accept("ns", id(0, n), session(1, 1));
         if let protocol::command::ShardOp::Accept(accept) = &mut op {
-            accept.work = vec![1; entry as usize];
+            Arc::make_mut(accept).work = vec![1; entry as usize];
         }
         node.write(group, shard(vec![op])).await?;
     }

@@ -16,7 +16,7 @@ const HOUR: u64 = 3_600_000;
 const DAY: i64 = 86_400_000;
 
 fn finish_with(record: Activation, log_parts: u32) -> ShardOp {
-    ShardOp::Finish(Box::new(Finish { session: session(1, 1), record, log_parts, store: true }))
+    ShardOp::Finish(Arc::new(Finish { session: session(1, 1), record: record.into(), log_parts, store: true }))
 }
 
 /// A record of `id` that started at `start_ms`, under a name.

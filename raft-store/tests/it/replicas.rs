@@ -54,7 +54,7 @@ fn any_shard() -> impl Strategy<Value = Command> {
         3 => (pair.clone(), 0u32..2).prop_map(|((id, session), attempt)| ShardOp::Start { id, session, attempt }),
         3 => (pair.clone(), any::<bool>()).prop_map(|((id, session), store)| {
             let record = record("ns", id, id.unix_ms());
-            ShardOp::Finish(Box::new(Finish { session, record, log_parts: 0, store }))
+            ShardOp::Finish(std::sync::Arc::new(Finish { session, record: record.into(), log_parts: 0, store }))
         }),
         1 => pair.clone().prop_map(|(_, session)| ShardOp::Fence { session, node_name: "gone".to_owned() }),
         2 => (pair, 0u32..2).prop_map(|((id, session), attempt)| ShardOp::Assign { id, session, attempt }),

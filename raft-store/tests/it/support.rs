@@ -58,7 +58,7 @@ pub fn record(namespace: &str, id: ActivationId, start_ms: u64) -> Activation {
 }
 
 pub fn accept(namespace: &str, id: ActivationId, owner: SessionId) -> ShardOp {
-    ShardOp::Accept(Box::new(Accept {
+    ShardOp::Accept(std::sync::Arc::new(Accept {
         owner,
         work: vec![7; 100],
         if_lost: record(namespace, id, id.unix_ms()),
@@ -69,7 +69,7 @@ pub fn accept(namespace: &str, id: ActivationId, owner: SessionId) -> ShardOp {
 
 pub fn finish(namespace: &str, id: ActivationId, session: SessionId) -> ShardOp {
     let record = record(namespace, id, id.unix_ms());
-    ShardOp::Finish(Box::new(Finish { session, record, log_parts: 0, store: true }))
+    ShardOp::Finish(std::sync::Arc::new(Finish { session, record: record.into(), log_parts: 0, store: true }))
 }
 
 pub fn shard(ops: Vec<ShardOp>) -> Command {

@@ -119,7 +119,7 @@ pub fn fence(
         if unfinished.started.is_some() {
             let record = apply::get::<IfLost>(state, &id)?.ok_or_else(|| broken(&id, "no record for its loss"))?;
             remove(state, &id, &unfinished)?;
-            records::store(state, lost_record(record, now_ms, node_name), 0, None)?;
+            records::store(state, lost_record(record, now_ms, node_name).into(), 0, None)?;
             changes.push(ShardChange::Finished(id));
             lost += 1;
         } else {

@@ -1,5 +1,7 @@
 //! Records of ended activations, with their indexes and counts.
 
+use std::sync::Arc;
+
 use protocol::{
     Activation, ActivationId, SessionId,
     activation::Response,
@@ -31,7 +33,7 @@ pub fn finish(
         accepted::remove(state, &id, &unfinished)?;
     }
     if finish.store {
-        store(state, finish.record.clone(), finish.log_parts, Some(finish.session))?;
+        store(state, Arc::clone(&finish.record), finish.log_parts, Some(finish.session))?;
     } else {
         apply::put::<Ended>(state, &(id.day(), id), &());
     }
@@ -59,7 +61,7 @@ pub fn has_ended(state: &impl State, id: &ActivationId) -> Result<bool, StoreErr
 /// Writes a record with its indexes and counts, all in the day of its id, so that they are dropped together.
 pub fn store(
     state: &mut impl State,
-    record: Activation,
+    record: Arc<Activation>,
     log_parts: u32,
     session: Option<SessionId>,
 ) -> Result<(), StoreError> {

@@ -57,11 +57,17 @@ fn record(id: ActivationId) -> Activation {
 }
 
 fn accept(id: ActivationId, owner: SessionId, started: bool, backlog_limit: u32) -> ShardOp {
-    ShardOp::Accept(Box::new(Accept { owner, work: vec![1, 2], if_lost: record(id), started, backlog_limit }))
+    ShardOp::Accept(std::sync::Arc::new(Accept {
+        owner,
+        work: vec![1, 2],
+        if_lost: record(id),
+        started,
+        backlog_limit,
+    }))
 }
 
 fn finish(id: ActivationId, session: SessionId, store: bool) -> ShardOp {
-    ShardOp::Finish(Box::new(Finish { session, record: record(id), log_parts: 0, store }))
+    ShardOp::Finish(std::sync::Arc::new(Finish { session, record: record(id).into(), log_parts: 0, store }))
 }
 
 fn start(id: ActivationId, session: SessionId, attempt: u32) -> ShardOp {

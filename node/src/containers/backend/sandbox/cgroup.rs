@@ -9,6 +9,10 @@ use std::{
 
 use super::spec::PIDS_LIMIT;
 
+/// Weight of all containers together, per core, against the node and other processes, each of which weighs 1024. Left at
+/// that, a hundred containers would share what one thread of the node gets, and stand still while it tidies its disk.
+const SHARES_PER_CORE: u32 = 4096;
+
 /// Where this node may make groups.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Cgroups {
@@ -24,6 +28,21 @@ pub(super) struct Cgroups {
 struct Place {
     version: Version,
     folder: PathBuf,
+}
+
+impl Place {
+    /// Sets the weight against other groups and against processes beside it; 1024 is a plain process.
+    fn set_weight(&self, shares: u32) -> io::Result<()> {
+        let shares = shares.clamp(2, 262_144);
+        match self.version {
+            Version::V1 => fs::write(self.folder.join("cpu.shares"), shares.to_string()),
+            // As runc converts: 2..=262144 to 1..=10000.
+            Version::V2 => {
+                let weight = 1 + (u64::from(shares) - 2) * 9999 / 262_142;
+                fs::write(self.folder.join("cpu.weight"), weight.to_string())
+            }
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +92,12 @@ impl Cgroups {
                 found.folders.push(folder);
             } else {
                 let _ = fs::remove_dir(&folder);
+            }
+        }
+        if let Some(cpu) = &found.cpu {
+            let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
+            if let Err(error) = cpu.set_weight(cores.saturating_mul(SHARES_PER_CORE)) {
+                tracing::warn!(%error, "containers together weigh no more than one process");
             }
         }
         found
@@ -163,15 +188,8 @@ impl Cgroup {
                 }
             }
         }
-        if let (Some(Place { version, folder }), Some(shares)) = (&self.cpu, cpu_shares) {
-            match version {
-                Version::V1 => fs::write(folder.join("cpu.shares"), shares.max(2).to_string())?,
-                // As runc converts: 2..=262144 to 1..=10000.
-                Version::V2 => {
-                    let weight = 1 + (u64::from(shares.clamp(2, 262_144)) - 2) * 9999 / 262_142;
-                    fs::write(folder.join("cpu.weight"), weight.to_string())?;
-                }
-            }
+        if let (Some(cpu), Some(shares)) = (&self.cpu, cpu_shares) {
+            cpu.set_weight(shares)?;
         }
         Ok(())
     }
