@@ -37,20 +37,29 @@ use crate::{
 
 /// Containers that one action asks for at once on behalf of accepted work. More would only wait in line.
 const ASKING: usize = 16;
+/// Containers that all actions together ask for, beyond one each: callers that wait stand in the same line.
+const ASKING_TOGETHER: usize = 64;
 /// How long a container goes on with one action's accepted work before it is offered to others. Where actions wait for
 /// each other's memory, a container of its own for each activation would cost more than the activations.
 const TURN: Duration = Duration::from_millis(250);
 
 /// Accepted work of this session that waits for a container, by invoking namespace and action.
 #[derive(Default)]
-pub(super) struct Queues(Mutex<HashMap<QueueKey, Queue>>);
+pub(super) struct Queues(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    queues: HashMap<QueueKey, Queue>,
+    /// Sum over all queues.
+    asking: usize,
+}
 
 type QueueKey = (EntityName, FullyQualifiedName);
 
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Waiting>,
-    /// Tasks that ask for a container.
+    /// Tasks that ask for a container; at least one while any waits.
     asking: usize,
 }
 
@@ -70,36 +79,38 @@ fn give_back(held: Option<Held>) {
 
 impl Queues {
     pub(super) fn len(&self) -> usize {
-        self.0.lock().values().map(|queue| queue.waiting.len()).sum()
+        self.0.lock().queues.values().map(|queue| queue.waiting.len()).sum()
     }
 
     /// True if somebody waits for this action: newcomers go behind them.
     fn has_waiting(&self, key: &QueueKey) -> bool {
-        self.0.lock().get(key).is_some_and(|queue| !queue.waiting.is_empty())
+        self.0.lock().queues.get(key).is_some_and(|queue| !queue.waiting.is_empty())
     }
 
     /// Adds `waiting`. True: one more task should ask for a container.
     fn push(&self, key: &QueueKey, waiting: Waiting) -> bool {
-        let mut queues = self.0.lock();
+        let State { queues, asking } = &mut *self.0.lock();
         let queue = queues.entry(key.clone()).or_default();
         queue.waiting.push_back(waiting);
-        let more = queue.asking < ASKING;
+        let more = queue.asking == 0 || (queue.asking < ASKING && *asking < ASKING_TOGETHER);
         queue.asking += usize::from(more);
+        *asking += usize::from(more);
         more
     }
 
     /// The next to run, for who has a container already.
     fn next(&self, key: &QueueKey) -> Option<Waiting> {
-        self.0.lock().get_mut(key)?.waiting.pop_front()
+        self.0.lock().queues.get_mut(key)?.waiting.pop_front()
     }
 
     /// The next to run; `None`: nothing waits, and the asking task has ended.
     fn next_or_leave(&self, key: &QueueKey) -> Option<Waiting> {
-        let mut queues = self.0.lock();
+        let State { queues, asking } = &mut *self.0.lock();
         let queue = queues.get_mut(key)?;
         let next = queue.waiting.pop_front();
         if next.is_none() {
             queue.asking -= 1;
+            *asking -= 1;
             if queue.asking == 0 {
                 queues.remove(key);
             }
@@ -367,5 +378,35 @@ impl Invoker {
 
     fn session(&self) -> SessionId {
         self.0.parts.session
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::{ActivationId, ShardId};
+
+    use super::*;
+
+    fn key(action: usize) -> QueueKey {
+        let name = FullyQualifiedName::parse(&format!("guest/action-{action}")).expect("a name");
+        (EntityName::new("guest").expect("a name"), name)
+    }
+
+    #[test]
+    fn accepted_work_of_many_actions_does_not_fill_the_line_for_containers() {
+        let queues = Queues::default();
+        let waiting = Waiting { id: ActivationId::from_bytes([1; 16]), shard: ShardId(0), attempt: 0 };
+        let push = |action| (0..100).filter(|_| queues.push(&key(action), waiting)).count();
+        let asking: Vec<usize> = (0..100).map(push).collect();
+        assert_eq!(asking[..6], [16, 16, 16, 16, 1, 1], "each has one, whoever came before");
+        assert_eq!(asking.iter().sum::<usize>(), ASKING_TOGETHER + 96);
+
+        // Everything is taken, then all who ask leave: nothing is left to count.
+        for action in 0..100 {
+            while queues.next(&key(action)).is_some() {}
+            (0..asking[action]).for_each(|_| assert!(queues.next_or_leave(&key(action)).is_none()));
+        }
+        let State { queues: left, asking } = &*queues.0.lock();
+        assert_eq!((left.len(), *asking), (0, 0));
     }
 }
