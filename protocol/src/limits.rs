@@ -190,13 +190,12 @@ impl EffectiveLimits {
     /// # Errors
     /// The text for the first that is out of bounds.
     pub fn check_stored(&self, limits: &ActionLimits) -> Result<(), String> {
-        self.check_body(&LimitsBody {
-            timeout_ms: Some(limits.timeout_ms.into()),
-            memory_mb: Some(limits.memory_mb.into()),
-            logs_mb: Some(limits.logs_mb.into()),
-            concurrency: Some(limits.concurrency.into()),
-            instances: None,
-        })
+        // One after the other: upstream looks at them in another order than at those of a body.
+        let none = LimitsBody::default();
+        self.check_body(&LimitsBody { timeout_ms: Some(limits.timeout_ms.into()), ..none })?;
+        self.check_body(&LimitsBody { memory_mb: Some(limits.memory_mb.into()), ..none })?;
+        self.check_body(&LimitsBody { concurrency: Some(limits.concurrency.into()), ..none })?;
+        self.check_body(&LimitsBody { logs_mb: Some(limits.logs_mb.into()), ..none })
     }
 }
 

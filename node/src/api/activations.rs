@@ -98,14 +98,15 @@ pub async fn get(call: &Call, namespace: EntityName, id: &str, part: Part) -> Re
 }
 
 fn activation_query(query: &Query) -> Result<ActivationQuery, ApiError> {
-    let name = match query.get("name").map(str::trim).filter(|name| !name.is_empty()) {
+    let name = match query.get("name").filter(|name| !name.trim().is_empty()) {
         None => None,
         Some(name) => {
-            let parts: Vec<&str> = name.split('/').collect();
-            if parts.len() > 2 || parts.iter().any(|part| EntityName::new(part).is_err()) {
+            // As in all paths, empty parts do not count.
+            let parts: Vec<&str> = name.split('/').filter(|part| !part.is_empty()).collect();
+            if !(1..=2).contains(&parts.len()) || parts.iter().any(|part| EntityName::new(part).is_err()) {
                 return Err(ApiError::query("name", messages::activation_name_malformed(name)));
             }
-            Some(name.to_owned())
+            Some(parts.join("/"))
         }
     };
     let time = |key: &str| -> Result<Option<u64>, ApiError> {

@@ -59,7 +59,10 @@ impl Call {
         if !accepts_json(request) {
             return Err(ApiError::default_of(ErrorCode::NotAcceptable));
         }
-        let extra_logging = request.headers().get("x-ow-extra-logging").is_some_and(|value| value == "on");
+        let extra_logging = request
+            .headers()
+            .get("x-ow-extra-logging")
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"on"));
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let method = request.method().clone();
         Ok(Self { state, bodies, caller, transaction, received_ms, extra_logging, query, method })

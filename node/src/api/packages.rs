@@ -39,7 +39,6 @@ pub async fn get(call: &Call, name: FullyQualifiedName) -> Result<HttpResponse, 
 pub async fn put(call: &Call, name: FullyQualifiedName, body: Body) -> Result<HttpResponse, ApiError> {
     let entities = &call.state.entities;
     entities.check_package_owner(&call.caller.namespace, &name)?;
-    entities.check_package_name(&name)?;
     let body = body.json(MAX_BODY).await?;
     let members = Members::parse(body.text()?)?;
     let content = PackageBody::content(&members)?;
@@ -54,6 +53,7 @@ pub async fn put(call: &Call, name: FullyQualifiedName, body: Body) -> Result<Ht
         }
     }
     let overwrite = call.query.boolean("overwrite", false)?;
+    entities.check_package_name(&name)?;
     let package = entities.put_package(name, content.with_settings(&members)?, overwrite).await?;
     Ok(respond::ok(&PackageDocument::from(&package)))
 }

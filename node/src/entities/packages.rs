@@ -61,24 +61,19 @@ impl Entities {
             .reading(move |entities| {
                 let source = &entities.0.meta;
                 let binding = body.binding.clone().map(|binding| resolved(binding, &name.path.namespace));
-                let provider = match &binding {
-                    None => Ok(()),
-                    Some(binding) => check_provider(source, &name, binding),
+                let to_binding = match &binding {
+                    None => false,
+                    Some(binding) => check_provider(source, &name, binding)?,
                 };
-                // Whether the caller may read the provider comes before everything, what it is only after existence.
-                if let Err(ProviderError::Access(error)) = provider {
-                    return Err(error);
-                }
                 let known = match source.entity(&name)? {
                     None => None,
                     Some((revision, Entity::Package(package))) if overwrite => Some((revision, package)),
                     Some((_, Entity::Package(_))) => return Err(EntityError::conflict(messages::ALREADY_EXISTS)),
                     Some(_) => return Err(EntityError::conflict(messages::WRONG_COLLECTION)),
                 };
-                if let Err(ProviderError::Content(error)) = provider {
-                    return Err(error);
-                }
-                plan_put(name, body, binding, known, clock::unix_ms())
+                let planned = plan_put(name, body, binding, known, clock::unix_ms())?;
+                // Not before it is known whether a package may become a binding at all.
+                if to_binding { Err(EntityError::bad_request(messages::BINDING_TO_BINDING)) } else { Ok(planned) }
             })
             .await?;
         match self.write(txn).await? {
@@ -235,34 +230,18 @@ fn resolved(binding: Binding, namespace: &EntityName) -> Binding {
     if binding.namespace.is_placeholder() { Binding { namespace: namespace.clone(), ..binding } } else { binding }
 }
 
-/// Why a package cannot be bound to.
-enum ProviderError {
-    /// The caller may not read it.
-    Access(EntityError),
-    /// It is not what can be bound to.
-    Content(EntityError),
-}
-
-fn check_provider(source: &impl Source, name: &FullyQualifiedName, binding: &Binding) -> Result<(), ProviderError> {
+/// May the caller read what is to be bound to? That comes before existence. True: it is a binding itself.
+fn check_provider(source: &impl Source, name: &FullyQualifiedName, binding: &Binding) -> Result<bool, EntityError> {
     let provider = binding.fqn();
-    let content = |error: EntityError| Err(ProviderError::Content(error));
     if provider == *name {
-        let circular = EntityError::refused(ErrorCode::Unprocessable, messages::circular_binding(name));
-        return Err(ProviderError::Access(circular));
+        return Err(EntityError::refused(ErrorCode::Unprocessable, messages::circular_binding(name)));
     }
     match reach(source, &name.path.namespace, &provider) {
-        Ok(reached) if reached.provider.is_none() => Ok(()),
-        Ok(_) => content(EntityError::bad_request(messages::BINDING_TO_BINDING)),
-        Err(Unreachable::Missing) => {
-            // One's own binding whose provider is gone is there all the same.
-            match source.entity(&provider) {
-                Ok(Some(_)) => content(EntityError::bad_request(messages::BINDING_TO_BINDING)),
-                Ok(None) => content(EntityError::bad_request(messages::BINDING_TO_MISSING)),
-                Err(error) => content(error),
-            }
-        }
-        Err(Unreachable::NotAPackage) => content(EntityError::conflict(messages::BINDING_TO_NON_PACKAGE)),
-        Err(other) => Err(ProviderError::Access(other.for_package(&provider))),
+        Ok(reached) => Ok(reached.provider.is_some()),
+        // Also if it is one's own binding whose provider is gone.
+        Err(Unreachable::Missing) => Err(EntityError::bad_request(messages::BINDING_TO_MISSING)),
+        Err(Unreachable::NotAPackage) => Err(EntityError::conflict(messages::BINDING_TO_NON_PACKAGE)),
+        Err(other) => Err(other.for_package(&provider)),
     }
 }
 

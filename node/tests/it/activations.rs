@@ -78,11 +78,13 @@ fn lists_and_filters() {
         "upto=1.5",
         "The query parameter 'upto' was malformed:\nParameter is not a valid value for epoch seconds: 1.5",
     );
-    for name in ["a/b/c", "$a", "a//b"] {
+    assert_eq!(began(list("?name=/p//a/")), [starts[1]]);
+    for name in ["a/b/c", "$a", "/", "$%2Fb"] {
         refused(
             &format!("name={name}"),
             &format!(
-                "The query parameter 'name' was malformed:\nParameter may be a 'simple' name or 'package-name/simple' name: {name}"
+                "The query parameter 'name' was malformed:\nParameter may be a 'simple' name or 'package-name/simple' name: {}",
+                name.replace("%2F", "/")
             ),
         );
     }

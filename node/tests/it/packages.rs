@@ -43,7 +43,10 @@ fn a_package_from_creation_to_deletion() {
     user.delete("packages/pkg").refused(404, "The requested resource does not exist.");
     user.get("actions/pkg/act").refused(404, "The requested resource does not exist.");
     assert_eq!(user.get("actions").ok(), json!([]));
-    user.put("packages/default", &json!([])).refused(400, "Package name 'default' is reserved.");
+    user.put("packages/default", &json!({})).refused(400, "Package name 'default' is reserved.");
+    user.put("packages/default", &json!({"version": 1})).refused(400, "Package name 'default' is reserved.");
+    user.put("packages/default", &json!({"parameters": 1}))
+        .refused(400, "The request content was malformed:\nparameters malformed!");
     user.put("packages/pkg", &json!({"binding": null}))
         .refused(400, "The request content was malformed:\n'binding' must be an object");
 }
@@ -89,7 +92,18 @@ fn bindings() {
     }
     user.put("packages/mine", &json!({})).ok();
     user.action("plain", &action());
+    user.put("packages/bound2", &to("it-provider", "open")).ok();
     for (name, body, status, text) in [
+        // Whether it can be read comes before existence, what it is after it.
+        ("bound", to("_", "none"), 400, "Binding references a package that does not exist.".to_owned()),
+        ("bound", to("_", "plain"), 409, "Cannot bind to a resource that is not a package.".to_owned()),
+        ("bound", to("_", "bound2"), 409, "resource already exists".to_owned()),
+        (
+            "mine?overwrite=true",
+            to("_", "bound2"),
+            409,
+            "Resource is a package and cannot be converted into a binding.".to_owned(),
+        ),
         ("b", to("_", "none"), 400, "Binding references a package that does not exist.".to_owned()),
         ("b", to("_", "plain"), 409, "Cannot bind to a resource that is not a package.".to_owned()),
         ("b", to("_", "bound"), 400, "Cannot bind to another package binding.".to_owned()),
@@ -127,6 +141,7 @@ fn bindings() {
     }
     user.put("packages/dangling", &to("_", "mine")).ok();
     user.delete("packages/mine").ok();
+    user.put("packages/b", &to("_", "dangling")).refused(400, "Binding references a package that does not exist.");
     user.get("packages/dangling").refused(404, "The requested resource 'it-binder/dangling' does not exist.");
     user.get("actions/dangling/act").refused(404, "The requested resource does not exist.");
     user.delete("packages/dangling").ok();

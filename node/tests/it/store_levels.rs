@@ -43,7 +43,7 @@ fn what_the_levels_and_the_namespace_leave_out() {
     };
     assert_eq!(recorded(&user("it-blocking"), "?blocking=true", &[], "breaks"), ["breaks", "fails"]);
     assert_eq!(recorded(&user("it-accepted"), "", &[], "breaks"), ["breaks"]);
-    let extra = [("X-OW-EXTRA-LOGGING", "on")];
+    let extra = [("X-OW-EXTRA-LOGGING", "On")];
     assert_eq!(recorded(&user("it-extra"), "?blocking=true", &extra, "ok"), ["breaks", "fails", "ok"]);
     assert_eq!(recorded(&user("it-extra-accepted"), "", &extra, "ok"), ["breaks", "fails", "ok"]);
 

@@ -100,21 +100,21 @@ impl ExecBody {
         let Some(rules) = kinds.rules(kind) else {
             return Err(Malformed(messages::runtime_not_supported(kind, kinds.names())));
         };
-        let kind = rules.kind;
-        // `jar` is what java actions once sent.
-        let code = match members.optional("code").or_else(|| members.optional("jar")) {
-            None => return Err(Malformed(messages::code_missing(&kind, rules.attached))),
-            Some(raw) => match text(raw) {
-                Some(text) => CodeBody::new(text),
-                None if rules.attached => return Err(Malformed(messages::code_not_attachment(raw.get()))),
-                None => return Err(Malformed(messages::code_missing(&kind, false))),
-            },
+        // The texts name the kind as it was sent.
+        let missing = || Malformed(messages::code_missing(kind, rules.attached));
+        let code = if rules.attached {
+            // `jar` is what java actions once sent.
+            members.get("code").or_else(|| members.get("jar"))
+        } else {
+            members.get("code").filter(|raw| raw.get().starts_with('"'))
         };
-        let main = main(members, &kind)?;
+        let code = code.ok_or_else(missing)?;
+        let main = main(members, kind)?;
         if rules.require_main && main.is_none() {
-            return Err(Malformed(messages::main_missing(&kind)));
+            return Err(Malformed(messages::main_missing(kind)));
         }
-        Ok(Self::Managed { kind, main, code })
+        let code = text(code).ok_or_else(|| Malformed(messages::code_not_attachment(code.get())))?;
+        Ok(Self::Managed { kind: rules.kind, main, code: CodeBody::new(code) })
     }
 
     fn blackbox(members: &Members<'_>) -> Result<Self, Malformed> {

@@ -58,6 +58,27 @@ fn what_is_out_of_bounds() {
         assert_eq!(effective.check_body(&body(json).unwrap()), Err(text.to_owned()), "{json}");
     }
     assert_eq!(effective.check_stored(&ActionLimits::default()), Ok(()));
+    let mut stored = ActionLimits { timeout_ms: 1, memory_mb: 1, logs_mb: 11, concurrency: 2, instances: None };
+    let mut told = Vec::new();
+    while let Err(text) = effective.check_stored(&stored) {
+        let right = ActionLimits::default();
+        match text.split(' ').next() {
+            Some("duration") => stored.timeout_ms = right.timeout_ms,
+            Some("memory") => stored.memory_mb = right.memory_mb,
+            Some("concurrency") => stored.concurrency = right.concurrency,
+            _ => stored.logs_mb = right.logs_mb,
+        }
+        told.push(text);
+    }
+    assert_eq!(
+        told,
+        [
+            "duration 1 milliseconds below allowed threshold of 100 milliseconds",
+            "memory size 1 MB below allowed threshold of 128 MB",
+            "concurrency 2 exceeds allowed threshold of 1",
+            "log size 11 MB exceeds allowed threshold of 10 MB",
+        ]
+    );
     for json in [r#"{"memory":512,"timeout":100,"logs":0,"concurrency":1}"#, r#"{"memory":128,"timeout":300000}"#] {
         assert_eq!(effective.check_body(&body(json).unwrap()), Ok(()), "{json}");
     }

@@ -65,6 +65,17 @@ fn what_is_refused() {
             r#"{"kind":"nodejs:20"}"#,
             "'code' must be a string or attachment object defined in 'exec' for 'nodejs:20' actions",
         ),
+        (
+            r#"{"kind":" NodeJS:default "}"#,
+            "'code' must be a string or attachment object defined in 'exec' for 'nodejs:default' actions",
+        ),
+        (r#"{"kind":"nodejs:20","code":null}"#, "Could not deserialize as attachment record: null"),
+        (
+            r#"{"kind":"nodejs:20","code":3,"main":1}"#,
+            "if defined, 'main' be a string in 'exec' for 'nodejs:20' actions",
+        ),
+        (r#"{"kind":"java:8","code":3}"#, "'main' must be a string defined in 'exec' for 'java:8' actions"),
+        (r#"{"kind":"plain:1","jar":"x"}"#, "'code' must be a string defined in 'exec' for 'plain:1' actions"),
         (r#"{"kind":"plain:1","code":null}"#, "'code' must be a string defined in 'exec' for 'plain:1' actions"),
         (r#"{"kind":"nodejs:20","code":3}"#, "Could not deserialize as attachment record: 3"),
         (r#"{"kind":"java:8","code":"x"}"#, "'main' must be a string defined in 'exec' for 'java:8' actions"),
