@@ -107,9 +107,7 @@ impl Call {
     pub fn must_own(&self, namespace: &EntityName, what: impl std::fmt::Display) -> Result<(), ApiError> {
         if *namespace == self.caller.namespace { Ok(()) } else { Err(ApiError::forbidden(what)) }
     }
-}
 
-impl Call {
     /// Refuses now if `resolved`, which `name` came to, says that the caller may not read what is there: that comes
     /// before other refusals, and that it does not exist comes after them.
     ///
