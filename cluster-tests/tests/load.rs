@@ -26,6 +26,17 @@ const CLIENTS: usize = 64;
 /// Most resident memory that the node may have gained, bytes.
 const GROWTH: u64 = 64 << 20;
 
+/// Most resident memory of a node at rest, bytes. A release build stays below 60 MB.
+const AT_REST: u64 = 100 << 20;
+
+#[test]
+fn a_node_at_rest_takes_little_memory() {
+    let mut node = TestNode::start(program(env!("CARGO_BIN_EXE_whisp-node")), Options::default());
+    let resident = proc::resident(node.pid());
+    assert!(resident < AT_REST, "{} MB", resident >> 20);
+    node.stop();
+}
+
 #[test]
 fn thousands_of_invocations_in_little_memory_fail_never_and_leave_nothing() {
     if is_root() {
