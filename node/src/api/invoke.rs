@@ -41,6 +41,8 @@ pub async fn invoke(call: &Call, name: FullyQualifiedName, body: Body) -> Result
         }
     };
     let arguments = action.arguments(payload)?;
+    // A call may wait for a minute; its body need not.
+    drop(body);
     let kind = action.action.exec.kind();
     if entities.kinds().is_deprecated(kind) {
         return Err(ApiError::bad_request(messages::runtime_deprecated(kind)));

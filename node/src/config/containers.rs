@@ -15,7 +15,7 @@ pub struct Containers {
     pub unsafe_no_sandbox: bool,
     /// Sum of the memory limits of all containers, warm, prewarmed and running. Default `2GB`.
     pub memory: ByteSize,
-    /// Invocations that wait for a container on this node; more are refused with 429. Default 1,000.
+    /// Invocations that wait for a container on this node; more are refused with 503. Default 1,000.
     pub run_buffer: usize,
     /// Containers that start at once. Default: twice the number of cores.
     pub creations: usize,
