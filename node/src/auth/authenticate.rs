@@ -117,10 +117,6 @@ impl Authenticator {
         key.map(|key| format!("{uuid}:{key}"))
     }
 
-    pub fn directory(&self) -> &Arc<Directory> {
-        &self.directory
-    }
-
     fn refuse(&self, source: IpAddr, uuid: &str, now_ms: u64) -> AuthError {
         if self.failures.failed(source, uuid, now_ms) { AuthError::TooManyFailures } else { AuthError::Invalid }
     }

@@ -1,16 +1,16 @@
-//! All credentials and namespace limits in memory.
+//! All credentials in memory.
 
 use std::{collections::HashMap, ops::ControlFlow, sync::Arc};
 
 use parking_lot::RwLock;
 use protocol::{
-    EntityName, codec,
+    codec,
     command::MetaKey,
-    identity::{Identity, NamespaceLimits, Subject},
+    identity::{Identity, Subject},
 };
 use raft_store::{MetaChange, MetaReader, StoreError};
 
-/// What `meta` says of subjects and limits, as of the last applied entry: fed by [`Directory::meta_applied`] before a
+/// What `meta` says of subjects, as of the last applied entry: fed by [`Directory::meta_applied`] before a
 /// write is answered, so a key that was deleted or blocked fails from the answer on.
 pub struct Directory {
     reader: MetaReader,
@@ -23,8 +23,6 @@ struct State {
     credentials: HashMap<Arc<str>, Credential>,
     /// The uuids of each subject in `credentials`.
     uuids: HashMap<Arc<str>, Vec<Arc<str>>>,
-    /// Filled as namespaces are asked for; `None`: the system's limits hold.
-    limits: HashMap<EntityName, Option<Arc<NamespaceLimits>>>,
     /// A reload failed: what is here may be wrong.
     unusable: bool,
 }
@@ -56,9 +54,7 @@ impl Directory {
     pub fn meta_applied(&self, changes: &[MetaChange]) {
         // Most writes are about entities: do not take the lock for them.
         let relevant = |change: &&MetaChange| match change {
-            MetaChange::Put { key, .. } | MetaChange::Deleted(key) => {
-                matches!(key, MetaKey::Subject(_) | MetaKey::Limits(_))
-            }
+            MetaChange::Put { key, .. } | MetaChange::Deleted(key) => matches!(key, MetaKey::Subject(_)),
             MetaChange::Reset => true,
             _ => false,
         };
@@ -71,10 +67,6 @@ impl Directory {
             match change {
                 MetaChange::Put { key: MetaKey::Subject(name), value, .. } => state.put_subject(name, value),
                 MetaChange::Deleted(MetaKey::Subject(name)) => state.remove_subject(name),
-                MetaChange::Put { key: MetaKey::Limits(namespace), .. }
-                | MetaChange::Deleted(MetaKey::Limits(namespace)) => {
-                    state.limits.remove(namespace);
-                }
                 MetaChange::Reset => match read(&self.reader) {
                     Ok(read) => *state = read,
                     Err(error) => {
@@ -85,29 +77,6 @@ impl Directory {
                 _ => {}
             }
         }
-    }
-
-    /// The limits of `namespace` that differ from the system's. The first question about a namespace reads the store.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the store cannot be read.
-    pub fn limits(&self, namespace: &EntityName) -> Result<Option<Arc<NamespaceLimits>>, StoreError> {
-        if let Some(limits) = self.state.read().limits.get(namespace) {
-            return Ok(limits.clone());
-        }
-        // Read under the lock: a change that is applied meanwhile waits for it and then removes what was read.
-        let mut state = self.state.write();
-        let stored = self.reader.get(&MetaKey::Limits(namespace.clone()))?;
-        let limits = stored.map(|stored| codec::decode(&stored.value).map(Arc::new)).transpose().map_err(|error| {
-            StoreError::Unreadable { what: format!("limits of {namespace}"), cause: error.to_string() }
-        })?;
-        state.limits.insert(namespace.clone(), limits.clone());
-        Ok(limits)
-    }
-
-    /// The identity that `uuid` stands for now, for work that was accepted with it. `None`: deleted or blocked since.
-    pub fn identity(&self, uuid: &str) -> Option<Arc<Identity>> {
-        self.state.read().credentials.get(uuid).map(|credential| Arc::clone(&credential.identity))
     }
 
     pub(super) fn credential(&self, uuid: &str) -> Result<Option<Credential>, DirectoryError> {

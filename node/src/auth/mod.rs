@@ -1,7 +1,7 @@
 //! Who calls: credentials are verified here, and users and their limits are administered.
 //!
 //! - [`Authenticator`]: the `Authorization` header to an [`protocol::identity::Identity`].
-//! - [`Directory`]: all credentials and namespace limits in memory, kept current by what `meta` applies.
+//! - [`Directory`]: all credentials in memory, kept current by what `meta` applies.
 //! - [`DataKey`]: the key file that credentials are verified and sealed with.
 //! - [`Users`]: the commands of `whisp user` and `whisp limits`.
 

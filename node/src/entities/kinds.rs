@@ -8,7 +8,7 @@ use std::{
 use protocol::entity::exec::{self, KindRules};
 use serde::Serialize;
 
-use super::manifest::{Image, Manifest, Runtime};
+use super::manifest::{Manifest, Runtime};
 
 /// A kind as `GET /` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -42,7 +42,6 @@ pub struct Kinds {
     families: BTreeMap<String, Vec<Kind>>,
     /// Family and place of each kind, and of the default of each family as `family:default`.
     places: HashMap<String, (String, usize)>,
-    blackboxes: Vec<String>,
     any_deprecated: bool,
 }
 
@@ -89,22 +88,12 @@ impl Kinds {
                 }
             }
         }
-        Self {
-            any_deprecated: families.values().flatten().any(|kind| kind.deprecated),
-            families,
-            places,
-            blackboxes: manifest.blackboxes.iter().map(Image::pull_name).collect(),
-        }
+        Self { any_deprecated: families.values().flatten().any(|kind| kind.deprecated), families, places }
     }
 
     /// By family, for `GET /`.
     pub fn families(&self) -> &BTreeMap<String, Vec<Kind>> {
         &self.families
-    }
-
-    /// Images that need not be pulled.
-    pub fn blackboxes(&self) -> &[String] {
-        &self.blackboxes
     }
 
     /// True for a kind that may be read and deleted only. One that is not here any more is not known to be.
@@ -159,7 +148,6 @@ mod tests {
         assert_eq!(kinds.names(), ["nodejs:18", "nodejs:20", "nodejs:22", "python:3.10", "python:3.11"]);
         assert_eq!(kinds.rules("go:default"), None);
         assert_eq!(kinds.rules("nodejs"), None);
-        assert_eq!(kinds.blackboxes(), ["openwhisk/dockerskeleton:nightly"]);
     }
 
     #[test]

@@ -20,7 +20,7 @@ const UPSTREAM: &str = include_str!("runtimes.json");
 pub struct Manifest {
     /// By family.
     pub runtimes: BTreeMap<String, Vec<Runtime>>,
-    /// Images that need not be pulled.
+    /// Images that a back end which pulls images need not pull.
     pub blackboxes: Vec<Image>,
     /// The operator's own: no other kinds may be used.
     pub is_own: bool,
