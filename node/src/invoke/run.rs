@@ -1,8 +1,9 @@
 //! One activation on one leased container: `/init` if it is new, `/run`, the outcome; afterwards logs, record and the
 //! container back.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use protocol::{
     Activation, ActivationStatus, ByteSize,
     action_proxy::{Init, InitCode, Run},
@@ -54,8 +55,15 @@ pub(super) struct Ending {
 }
 
 /// Runs `work` on `lease`'s container. If that container is found dead before it was sent anything, on another.
+///
+/// An error of ours that panics ends this activation as any other: in its record. The container goes with it.
 pub(super) async fn run(invoker: &Invoker, work: &AcceptedWork, action: &ResolvedAction, lease: Lease) -> Ran {
-    let mut lease = lease;
+    let ran = AssertUnwindSafe(run_somewhere(invoker, work, action, lease)).catch_unwind().await;
+    let abnormal = || failure(ActivationStatus::WhiskError, messages::ABNORMAL_RUN);
+    ran.unwrap_or_else(|_panic| nowhere(work, Some(abnormal())))
+}
+
+async fn run_somewhere(invoker: &Invoker, work: &AcceptedWork, action: &ResolvedAction, mut lease: Lease) -> Ran {
     for _ in 1..ATTEMPTS {
         match attempt(invoker, work, action, &mut lease).await {
             Attempt::Ran { response, times, reusable } => {

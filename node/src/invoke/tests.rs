@@ -316,3 +316,24 @@ async fn what_fits_into_no_container_ends_in_a_record_that_says_so() {
     rig.until("both records", async |rig| rig.records().await.len() == 2).await;
     rig.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_ends_its_activation_in_a_record_and_nothing_else() {
+    let rig = Rig::start(1).await;
+    let action = rig.action("any", 0).await;
+    rig.backend.panic_once();
+    rig.accept(&action).await.expect("it is accepted");
+    rig.until("its record", async |rig| rig.records().await.len() == 1).await;
+    assert_eq!(rig.records().await[0].response.status, ActivationStatus::WhiskError);
+    rig.backend.panic_once();
+    let mut waited_for = Vec::new();
+    for _ in 0..2 {
+        match rig.invoker.invoke(rig.invocation(&action, Some(PATIENCE))).await {
+            Ok(Invoked::Done(record)) => waited_for.push(record.response.status),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(waited_for, [ActivationStatus::WhiskError, ActivationStatus::Success]);
+    rig.until("no container of a panic to be left", async |rig| rig.backend.alive() == 1).await;
+    rig.stop().await;
+}

@@ -110,6 +110,7 @@ struct Shared {
     created: AtomicUsize,
     alive: AtomicUsize,
     runs: AtomicUsize,
+    panics: AtomicBool,
 }
 
 impl SimulatedBackend {
@@ -120,6 +121,11 @@ impl SimulatedBackend {
     /// The next `create` fails with `error`; calls queue up.
     pub fn fail_next_create(&self, error: CreateError) {
         self.shared.failures.lock().push_back(error);
+    }
+
+    /// The next use of a new container panics, as an error in a back end would.
+    pub fn panic_once(&self) {
+        self.shared.panics.store(true, Ordering::SeqCst);
     }
 
     /// Containers ever started.
@@ -219,6 +225,7 @@ impl Container for SimulatedContainer {
     }
 
     async fn connect(&mut self) -> std::io::Result<Connection> {
+        assert!(!self.backend.panics.swap(false, Ordering::SeqCst), "asked to panic");
         self.connection.try_clone().map(Connection::Unix)
     }
 
