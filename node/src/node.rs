@@ -192,6 +192,7 @@ impl Node {
         let backend = backend(&config, api_addr, &work).await?;
         let kinds = Kinds::new(&manifest, &backend.kinds());
         warn_of_missing(&manifest, &kinds);
+        let usable_kinds = kinds.usable(backend.kinds());
         let blobs = Blobs::open(data_dir.join("blobs"))?;
         let entities = Entities::new(groups.clone(), entity_caches, kinds, config.limits.clone(), blobs);
         let mut registry = metrics::registry(&config.node_name, started_ms);
@@ -242,6 +243,7 @@ impl Node {
             groups: groups.clone(),
             pools: pools.clone(),
             backend: Arc::clone(&backend),
+            kinds: usable_kinds,
         };
         let admin = Admin { users, status: Arc::new(status), registry: Arc::clone(&registry) };
         let admin_server =
@@ -289,7 +291,7 @@ impl Node {
         tracing::info!(
             api = %self.api_addr,
             back_end = self.backend.name(),
-            kinds = self.backend.kinds().join(" "),
+            kinds = self.admin.status.kinds.join(" "),
             data_dir = %self.config.data_dir.display(),
             version = env!("CARGO_PKG_VERSION"),
             "ready"

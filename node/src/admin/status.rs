@@ -60,6 +60,8 @@ pub struct StatusSource {
     pub groups: Groups,
     pub pools: Pools,
     pub backend: Arc<dyn Backend>,
+    /// Kinds that actions can have here.
+    pub kinds: Vec<String>,
 }
 
 impl StatusSource {
@@ -86,7 +88,7 @@ impl StatusSource {
             resident_bytes: metrics::resident_bytes(),
             backend: BackendStatus {
                 name: self.backend.name().to_owned(),
-                kinds: self.backend.kinds(),
+                kinds: self.kinds.clone(),
                 warnings: self.backend.warnings(),
             },
             containers: self.pools.report(),

@@ -48,7 +48,7 @@ pub struct Kinds {
 impl Kinds {
     /// The kinds of `manifest` that the back end can run, which are among `offered`, and those that are deprecated, which
     /// nothing needs to run. If the manifest is not the operator's own, also those which it does not know: they are like
-    /// others of their family. The default of a family is the manifest's if it is here, else the newest.
+    /// others of their family. The default of a family is the manifest's if it is here, else the newest that may be used.
     pub fn new(manifest: &Manifest, offered: &[String]) -> Self {
         let mut families: BTreeMap<String, Vec<Kind>> = BTreeMap::new();
         for (family, runtimes) in &manifest.runtimes {
@@ -78,7 +78,8 @@ impl Kinds {
         for (family, kinds) in &mut families {
             kinds.sort_by_key(|kind| version(&kind.kind));
             if !kinds.iter().any(|kind| kind.default) {
-                let newest = kinds.iter_mut().min_by_key(|kind| (kind.deprecated, Reverse(version(&kind.kind))));
+                let usable = kinds.iter_mut().filter(|kind| !kind.deprecated);
+                let newest = usable.min_by_key(|kind| Reverse(version(&kind.kind)));
                 newest.into_iter().for_each(|kind| kind.default = true);
             }
             for (place, kind) in kinds.iter().enumerate() {
@@ -94,6 +95,12 @@ impl Kinds {
     /// By family, for `GET /`.
     pub fn families(&self) -> &BTreeMap<String, Vec<Kind>> {
         &self.families
+    }
+
+    /// Those of `offered`, the kinds of the back end, that actions can have. `blackbox` needs no manifest.
+    pub fn usable(&self, offered: Vec<String>) -> Vec<String> {
+        let is_usable = |kind: &String| kind == "blackbox" || self.find(kind).is_some_and(|kind| !kind.deprecated);
+        offered.into_iter().filter(is_usable).collect()
     }
 
     /// True for a kind that may be read and deleted only. One that is not here any more is not known to be.
@@ -178,6 +185,10 @@ mod tests {
         assert_eq!(kinds.rules("a:default").unwrap().kind, "a:2");
         assert!(kinds.is_deprecated("a:3") && !kinds.is_deprecated("a:2") && !kinds.is_deprecated("gone:1"));
         assert_eq!(kinds.names(), ["a:2", "a:3"]);
+        let offered = ["a:2", "a:3", "b:1", "blackbox"].map(str::to_owned);
+        assert_eq!(kinds.usable(offered.to_vec()), ["a:2", "blackbox"]);
+        let none = Kinds::new(&manifest, &[]);
+        assert_eq!((none.names(), none.resolve("a:default")), (vec!["a:3"], None), "what is deprecated is no default");
     }
 
     #[test]

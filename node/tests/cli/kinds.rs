@@ -48,6 +48,7 @@ fn the_runtimes_manifest_says_which_kinds_there_are() {
                           kind("nodejs:20", false, false, true)]}),
         "what cannot run here is not there"
     );
+    assert_eq!(node.status()["backend"]["kinds"], json!(["nodejs:18", "nodejs:20", "blackbox"]));
     assert_eq!(node.status()["containers"]["prewarmed"][0]["wanted"], 3, "{}", node.status());
     let (status, created) = create("a", "nodejs:default");
     assert_eq!((status, &created["exec"]["kind"]), (200, &json!("nodejs:18")));
