@@ -168,8 +168,8 @@ impl Node {
         // The address first: whether it is free should be known before anything is changed.
         let listener = listen(config.http.api_addr)?;
         let api_addr = listener.local_addr().map_err(NodeError::io("the API's address"))?;
-        let raft = runtime("raft")?;
-        let work = runtime("work")?;
+        let raft = runtime("raft", raft_threads())?;
+        let work = runtime("work", 2)?;
 
         // State, and the caches that hear of all changes from the first entry on.
         let store_dir = data_dir.join("store");
@@ -354,9 +354,16 @@ impl Drop for Threads {
     }
 }
 
-fn runtime(name: &str) -> Result<Threads, NodeError> {
+/// Threads of openraft and the proposers: their tasks wake each other all the time, which is cheapest on one thread; more
+/// of them only where there are cores to spare. What takes long leaves them on its own.
+fn raft_threads() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (cores / 2).clamp(1, 4)
+}
+
+fn runtime(name: &str, threads: usize) -> Result<Threads, NodeError> {
     let runtime = Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(threads)
         .thread_name(name)
         .enable_all()
         .build()

@@ -263,8 +263,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             Some(id) => self.put::<Committed>(&mut batch, &LogIdRecord::from(&id)),
             None => batch.delete_cf(self.inner.log(), log_prefix(self.id, Committed::NUMBER)),
         }
-        let this = self.clone();
-        blocking(move || this.write(batch)).await
+        Ok(self.write(batch)?)
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
@@ -279,9 +278,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     {
         let entries: Vec<Entry> = entries.into_iter().collect();
         let count = entries.len() as u64;
-        let this = self.clone();
         // Readable when this returns …
-        blocking(move || this.append_blocking(entries)).await?;
+        self.append_blocking(entries)?;
         // … and durable when the callback is called.
         self.inner.flusher.entries_written(callback, count);
         Ok(())

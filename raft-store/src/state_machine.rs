@@ -30,6 +30,10 @@ use crate::{
 
 /// Entries of one batch: what is answered together.
 const BATCH_ENTRIES: usize = 1024;
+/// A batch of so many ops and bytes takes a millisecond or two, mostly in memory: then it is applied on this thread. To make
+/// another one take over its tasks meanwhile would cost more.
+const BRIEF_OPS: usize = 128;
+const BRIEF_BYTES: usize = 256 << 10;
 /// Bytes of commands of one batch.
 const BATCH_BYTES: usize = 4 << 20;
 
@@ -155,6 +159,14 @@ pub(crate) fn standing<R: Reads>(view: &View<R>) -> Result<(Option<LogId>, Store
     Ok((applied, membership))
 }
 
+/// How many changes `entry` asks for.
+fn ops(entry: &Entry) -> usize {
+    match &entry.payload {
+        EntryPayload::Normal(Command { body: CommandBody::Shard(ops), .. }) => ops.len(),
+        _ => 1,
+    }
+}
+
 /// What `entry` roughly takes in memory, to bound batches.
 fn weight(entry: &Entry) -> usize {
     let EntryPayload::Normal(command) = &entry.payload else { return 0 };
@@ -207,8 +219,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 batch.push(entry);
                 responders.push(responder);
             }
-            let this = self.clone();
-            let replies = blocking(move || this.apply_batch(&batch)).await.inspect_err(|error| {
+            let replies = if batch.iter().map(ops).sum::<usize>() <= BRIEF_OPS && bytes <= BRIEF_BYTES {
+                self.apply_batch(&batch).map_err(io::Error::from)
+            } else {
+                let this = self.clone();
+                blocking(move || this.apply_batch(&batch)).await
+            };
+            let replies = replies.inspect_err(|error| {
                 tracing::error!(group = %self.id, %error, "the group stops: an entry cannot be applied");
             })?;
             for (responder, reply) in responders.into_iter().zip(replies) {
