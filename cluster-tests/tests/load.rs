@@ -34,6 +34,9 @@ fn a_node_at_rest_takes_little_memory() {
     let mut node = TestNode::start(program(env!("CARGO_BIN_EXE_whisp-node")), Options::default());
     let resident = proc::resident(node.pid());
     assert!(resident < AT_REST, "{} MB", resident >> 20);
+    // Also where the system gives huge pages to who does not ask for them.
+    let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).expect("the node runs");
+    assert!(status.contains("THP_enabled:\t0"), "{status}");
     node.stop();
 }
 
