@@ -69,11 +69,11 @@ def tcp(args):
 
 
 def unix(args):
-    """`@name` is abstract. Node.js makes such names as long as they can be."""
+    """`@name` is abstract. Node.js makes such names as long as they can be, and with libuv before 1.46 all zeros."""
     addresses = []
     for path in args["paths"]:
         name = "\0" + path[1:] if path.startswith("@") else path
-        addresses += [name, name.ljust(108, "\0")] if path.startswith("@") else [name]
+        addresses += [name, name.ljust(108, "\0"), "\0" * 108] if path.startswith("@") else [name]
     return reach(socket.AF_UNIX, addresses)
 
 

@@ -35,7 +35,7 @@ fn code(program: Program) -> Option<(String, bool)> {
 fn subject(fixture: &Fixture) -> Subject<'_> {
     Subject {
         backend: &fixture.backend,
-        kind: "nodejs:20",
+        kind: fixture.nodejs(),
         image: None,
         memory: ByteSize::mib(256),
         code: &code,

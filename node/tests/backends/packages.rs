@@ -42,11 +42,11 @@ fn install(command: &mut Command) {
     assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
-async fn run(kind: &str, code: &(String, bool), arguments: Value) -> Value {
+async fn run(kind: impl Fn(&Fixture) -> &str, code: &(String, bool), arguments: Value) -> Value {
     let fixture = Fixture::start().await;
     let subject = Subject {
         backend: &fixture.backend,
-        kind,
+        kind: kind(&fixture),
         image: None,
         memory: ByteSize::mib(256),
         code: &|_| None,
@@ -81,7 +81,8 @@ async fn npm_packages_render_a_document_and_calculate() {
     );
     let document = include_str!("../../../LICENSE");
     let text = format!("# The licence\n\n{document}\n\n- one\n- **two**\n");
-    let result = run("nodejs:20", &archive(folder.path()), json!({"text": text, "formula": "sqrt(3^2 + 4^2)"})).await;
+    let result =
+        run(Fixture::nodejs, &archive(folder.path()), json!({"text": text, "formula": "sqrt(3^2 + 4^2)"})).await;
     assert_eq!(result["value"], json!(5));
     let html = result["html"].as_str().expect("HTML");
     assert!(html.starts_with("<h1>The licence</h1>"), "{html}");
@@ -96,14 +97,17 @@ async fn vendored_python_packages_render_a_template() {
             page = Environment(autoescape=True).from_string(args['template'])\n    \
             return {'page': page.render(items=args['items'])}\n";
     std::fs::write(folder.path().join("__main__.py"), code).expect("a file");
+    // Debian's Python has no pip of its own.
+    let tools = tempfile::tempdir().expect("a folder");
+    install(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(tools.path()));
     install(
-        Command::new("/usr/bin/python3")
-            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile", "--target"])
+        Command::new(tools.path().join("bin/pip"))
+            .args(["install", "--quiet", "--disable-pip-version-check", "--no-compile", "--target"])
             .arg(folder.path())
             .arg("jinja2==3.1.4"),
     );
     let template = "{% for item in items %}<li>{{ loop.index }} {{ item }}</li>{% endfor %}";
     let arguments = json!({"template": template, "items": ["é", "<b>"]});
-    let result = run("python:3.11", &archive(folder.path()), arguments).await;
+    let result = run(|_| "python:3.11", &archive(folder.path()), arguments).await;
     assert_eq!(result, json!({"page": "<li>1 é</li><li>2 &lt;b&gt;</li>"}));
 }

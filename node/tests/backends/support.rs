@@ -22,6 +22,7 @@ pub fn program() -> PathBuf {
 /// A back end in a folder of its own.
 pub struct Fixture {
     pub backend: ProcessBackend,
+    kinds: Vec<String>,
     folder: tempfile::TempDir,
 }
 
@@ -46,7 +47,13 @@ impl Fixture {
         config.program = program;
         configure(&mut config);
         let backend = ProcessBackend::start(config).await.expect("a back end");
-        Self { backend, folder }
+        let kinds = backend.kinds();
+        Self { backend, kinds, folder }
+    }
+
+    /// A kind of this machine's Node.js, whichever version that is.
+    pub fn nodejs(&self) -> &str {
+        self.kinds.iter().find(|kind| kind.starts_with("nodejs:")).expect("./dev installs Node.js")
     }
 
     /// Where it keeps its files.
