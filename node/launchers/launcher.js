@@ -25,7 +25,8 @@ const allowConcurrent = String(env.__OW_ALLOW_CONCURRENT).toLowerCase() === 'tru
 
 let status = 'ready';
 let handler;
-// What `/run` set last. Most of it stays the same, and each change of the environment costs more than a comparison.
+// What `/run` set last. Most of it stays the same, and to set or read the environment costs far more than a comparison: an
+// action that overwrites one of these variables itself keeps its own value until `/run` brings another.
 const context = { __proto__: null };
 
 class Refusal {

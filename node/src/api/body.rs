@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A refusal is on its way by then.
 const ANSWERED_BY_THEN: Duration = Duration::from_secs(2);
 /// Bodies up to this size are not counted; connections bound them.
-const UNCOUNTED: u64 = 1 << 20;
+const UNCOUNTED: u64 = 64 << 10;
 /// Bytes that stand for one permit.
 const PERMIT: u64 = 1 << 10;
 
