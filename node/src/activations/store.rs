@@ -85,7 +85,8 @@ impl Records {
     }
 
     async fn propose(&self, shard: ShardId, op: ShardOp, id: &ActivationId) -> Option<ShardReply> {
-        self.groups.insist_shard(shard, op).await.map_err(|error| lost(id, &error)).ok()
+        // Boxed, as all that is rare on the way of an invocation: what is not would be carried along by each.
+        Box::pin(self.groups.insist_shard(shard, op)).await.map_err(|error| lost(id, &error)).ok()
     }
 }
 

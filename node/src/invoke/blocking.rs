@@ -28,10 +28,11 @@ use crate::{
 type Answer = oneshot::Sender<Result<Invoked, InvokeError>>;
 
 impl Invoker {
-    /// Runs `work` in a task of its own on this worker, so that a caller who goes away does not take it along.
+    /// Runs `work` in a task of its own on this worker, so that a caller who goes away does not take it along. What is rare
+    /// in that task is boxed: it stays small, and it is moved some times before it runs.
     pub(super) async fn run_blocking(
         &self,
-        work: AcceptedWork,
+        work: Box<AcceptedWork>,
         action: Arc<ResolvedAction>,
         wait: Duration,
     ) -> Result<Invoked, InvokeError> {
@@ -44,24 +45,24 @@ impl Invoker {
         answered.await.unwrap_or(Err(InvokeError::Stopping))
     }
 
-    async fn blocking(self, work: AcceptedWork, action: Arc<ResolvedAction>, deadline: Instant, answer: Answer) {
+    async fn blocking(self, work: Box<AcceptedWork>, action: Arc<ResolvedAction>, deadline: Instant, answer: Answer) {
         if let Some(record) = self.beyond_limits(&work, &action) {
-            return self.end_without_run(&work, record, answer).await;
+            return Box::pin(self.end_without_run(&work, record, answer)).await;
         }
         let pools = &self.0.parts.pools;
         let lease = match pools.take_warm(&pool_key(&work, &action)) {
             Some(lease) => lease,
-            None => match pools.acquire(need(&work, &action), Some(deadline)).await {
+            None => match Box::pin(pools.acquire(need(&work, &action), Some(deadline))).await {
                 Ok(lease) => lease,
                 Err(AcquireError::Deadline) => {
                     // Not started and the caller's patience is over: it becomes accepted work.
-                    reply(answer, self.accept(work, action).await);
+                    reply(answer, Box::pin(self.accept(*work, action)).await);
                     return;
                 }
                 Err(error) => match no_container(&work, &error) {
                     Some(response) => {
                         let record = never_ran(&work, &action, response);
-                        return self.end_without_run(&work, record, answer).await;
+                        return Box::pin(self.end_without_run(&work, record, answer)).await;
                     }
                     None => return reply(answer, Err(error.into())),
                 },
@@ -72,7 +73,7 @@ impl Invoker {
 
     async fn blocking_on(
         &self,
-        work: AcceptedWork,
+        work: Box<AcceptedWork>,
         action: Arc<ResolvedAction>,
         lease: Lease,
         deadline: Instant,
@@ -85,7 +86,7 @@ impl Invoker {
         let mut late = std::pin::pin!(async {
             sleep_until(deadline.into()).await;
             accepted.store(true, Ordering::Relaxed);
-            self.accept_started(&work, &action).await
+            Box::pin(self.accept_started(&work, &action)).await
         });
         let ran = loop {
             tokio::select! {

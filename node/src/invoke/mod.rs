@@ -169,7 +169,7 @@ impl Invoker {
         };
         match blocking {
             None => self.accept(work, action).await,
-            Some(wait) => self.run_blocking(work, action, wait).await,
+            Some(wait) => self.run_blocking(Box::new(work), action, wait).await,
         }
     }
 

@@ -73,7 +73,7 @@ async fn run_somewhere(invoker: &Invoker, work: &AcceptedWork, action: &Resolved
                 tracing::info!(activation_id = %work.activation_id, container = lease.container.name(), %reason,
                     "the container was gone before it got the activation; taking another");
                 lease.destroy();
-                lease = match invoker.container(work, action).await {
+                lease = match Box::pin(invoker.container(work, action)).await {
                     Ok(lease) => lease,
                     Err(error) => return nowhere(work, no_container(work, &error)),
                 };
@@ -122,7 +122,7 @@ async fn attempt(invoker: &Invoker, work: &AcceptedWork, action: &ResolvedAction
     let mut times = Times { wait_ms: clock::unix_ms().saturating_sub(work.received_ms), ..Times::default() };
 
     if !lease.initialized {
-        let body = match init_body(invoker, work, action, api_key.as_deref(), timeout).await {
+        let body = match Box::pin(init_body(invoker, work, action, api_key.as_deref(), timeout)).await {
             Ok(body) => body,
             Err(reason) => {
                 tracing::error!(activation_id = %work.activation_id, %reason, "the action's code could not be read");
@@ -205,7 +205,7 @@ async fn call(
 ) -> CallOutcome {
     let began = std::time::Instant::now();
     if lease.connection.as_ref().is_none_or(|connection| !connection.is_usable()) {
-        match connect(lease, endpoint, timeout).await {
+        match Box::pin(connect(lease, endpoint, timeout)).await {
             Ok(connection) => lease.connection = Some(connection),
             Err(error) => return CallOutcome { observed: Observed::NotSent(error), elapsed: began.elapsed() },
         }
