@@ -22,6 +22,9 @@ NO_DICTIONARY = "The action did not return a dictionary or array."
 EXITED = "command exited"
 LONGEST_HEAD = 65536
 
+# `json.dumps` makes an encoder for each call unless all is left at its defaults.
+ENCODE = json.JSONEncoder(ensure_ascii=False).encode
+
 # What this program itself needs. A zygote loads more ahead; an action's own module must win over that.
 LOADED = frozenset(sys.modules)
 
@@ -43,6 +46,8 @@ class Launcher:
         self.unpacker = unpacker
         self.buffer = b""
         self.main = None
+        # What `/run` set last in the environment; most of it stays the same, and setting costs more than comparing.
+        self.context = {}
         # The process cannot be used after these answers.
         self.ending = False
         self.stdout = sys.stdout
@@ -216,7 +221,7 @@ class Launcher:
             raise Refusal(500, "no action defined yet")
         try:
             result = self.call(json.loads(body))
-            text = json.dumps(result, ensure_ascii=False)
+            text = ENCODE(result)
             answer = text.encode("utf-8") + b"\n"
         except SystemExit:
             self.exited()
@@ -240,8 +245,9 @@ class Launcher:
         for key, value in request.items():
             if key == "value":
                 payload = value
-            else:
+            elif self.context.get(key) != value:
                 os.environ["__OW_" + key.upper()] = value
+                self.context[key] = value
         try:
             return self.main(payload)
         except Exception as error:

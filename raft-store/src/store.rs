@@ -36,6 +36,10 @@ use crate::{
     wal,
 };
 
+/// Patience with the lock of the data directory. A process that ends, or one that it has just forked and that has not become
+/// its program yet, holds it for some moments more.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Learns what was applied: after the batch is written and before its replies are sent, so caches are right before a write
 /// is answered. Called on a thread that may block, one call at a time per group.
 pub trait Observer: Send + Sync + 'static {
@@ -300,12 +304,16 @@ impl Group {
 fn lock(dir: &Path) -> Result<File, OpenError> {
     let io = |source| OpenError::Io { dir: dir.to_owned(), source };
     let file = File::options().create(true).truncate(false).write(true).open(dir.join("whisp.lock")).map_err(io)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(OpenError::InUse { dir: dir.to_owned(), detail: "whisp.lock is held".to_owned() })
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
+            Err(TryLockError::WouldBlock) => {
+                return Err(OpenError::InUse { dir: dir.to_owned(), detail: "whisp.lock is held".to_owned() });
+            }
+            Err(TryLockError::Error(source)) => return Err(io(source)),
         }
-        Err(TryLockError::Error(source)) => Err(io(source)),
     }
 }
 
