@@ -31,7 +31,7 @@ const FULL_ENTRY: usize = 512 << 10;
 /// Entries of one shard under way at once: enough to hide the flush, few enough to let entries fill.
 const ENTRIES_IN_FLIGHT: usize = 4;
 /// How long a record waits for others. A record must be proposed within 10 ms of its logs.
-const COMPANY: Duration = Duration::from_millis(8);
+const COMPANY: Duration = Duration::from_millis(4);
 /// Bytes of ops that may be under way before callers are held back.
 const QUEUE_BYTES: usize = 32 << 20;
 /// What an op takes in memory beside its encoded bytes, so that small ones are bounded too.
