@@ -253,6 +253,22 @@ async fn a_stopping_node_starts_no_containers_for_what_stays_in_its_shard() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_drain_waits_for_the_records_of_calls_that_were_answered() {
+    let rig = Rig::start(1).await;
+    let action = rig.action("quick", 0).await;
+    rig.stalled.store(true, Ordering::SeqCst);
+    let answer = rig.invoker.invoke(rig.invocation(&action, Some(PATIENCE))).await.expect("it needs no disk");
+    assert!(matches!(answer, Invoked::Done(_)), "{answer:?}");
+    rig.until("nothing to be under way", async |rig| rig.invoker.running() == 0).await;
+    let drained = tokio::time::timeout(Duration::from_millis(300), rig.invoker.drained()).await;
+    assert!(drained.is_err(), "a node that stops now loses the record");
+    rig.stalled.store(false, Ordering::SeqCst);
+    rig.invoker.drained().await;
+    assert_eq!(rig.records().await.len(), 1);
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn records_that_wait_are_bounded_by_their_bytes() {
     let rig = Rig::start(1).await;
     let action = rig.action("quick", 0).await;
