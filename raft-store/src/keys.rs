@@ -6,12 +6,17 @@ use protocol::{
     names::{EntityName, EntityPath, FullyQualifiedName},
 };
 
+/// Bytes that most keys have at most, so that few are allocated more than once.
+const USUAL: usize = 64;
+
 /// Builds a key, part by part.
 pub struct KeyWriter(Vec<u8>);
 
 impl KeyWriter {
     pub fn new(space: u8) -> Self {
-        Self(vec![space])
+        let mut key = Vec::with_capacity(USUAL);
+        key.push(space);
+        Self(key)
     }
 
     pub fn finish(self) -> Vec<u8> {
