@@ -49,7 +49,7 @@ pub struct StateMachine {
 /// What entries changed, as the observer is told.
 enum Changes {
     Meta(Vec<MetaChange>),
-    Shard(Vec<ShardChange>),
+    Shard(activations::Batch),
 }
 
 impl StateMachine {
@@ -68,7 +68,7 @@ impl StateMachine {
         let mut state = Overlay::new(View { reads: self.inner.live(), prefix });
         let mut changes = match self.id {
             GroupId::Meta => Changes::Meta(Vec::new()),
-            GroupId::Shard(_) => Changes::Shard(Vec::new()),
+            GroupId::Shard(_) => Changes::Shard(activations::Batch::default()),
         };
         let mut replies = Vec::with_capacity(entries.len());
         for entry in entries {
@@ -87,14 +87,17 @@ impl StateMachine {
         let (dropped, values) = state.into_writes();
         let mut batch = WriteBatch::default();
         let family = self.inner.state();
-        let full = |key: &[u8]| [&prefix, key].concat();
         for (from, to) in dropped {
+            let full = |key: &[u8]| [&prefix, key].concat();
             batch.delete_range_cf(family, full(&from), full(&to));
         }
+        let mut full = prefix.to_vec();
         for (key, value) in values {
+            full.truncate(prefix.len());
+            full.extend_from_slice(&key);
             match value {
-                Some(value) => batch.put_cf(family, full(&key), value),
-                None => batch.delete_cf(family, full(&key)),
+                Some(value) => batch.put_cf(family, &full, value),
+                None => batch.delete_cf(family, &full),
             }
         }
         self.inner.flusher.write(&self.inner.db, batch)?;
@@ -116,9 +119,9 @@ impl StateMachine {
             (CommandBody::Meta { origin, command }, Changes::Meta(changes)) => {
                 meta::apply(state, index, *origin, command, changes).map(Reply::Meta)
             }
-            (CommandBody::Shard(ops), Changes::Shard(changes)) => ops
+            (CommandBody::Shard(ops), Changes::Shard(batch)) => ops
                 .iter()
-                .map(|op| activations::apply(state, command.now_ms, op, changes))
+                .map(|op| activations::apply(state, command.now_ms, op, batch))
                 .collect::<Result<_, _>>()
                 .map(Reply::Shard),
             _ => Err(StoreError::Command {
@@ -132,8 +135,8 @@ impl StateMachine {
     fn tell(&self, changes: &Changes) {
         match (changes, self.id) {
             (Changes::Meta(changes), _) if !changes.is_empty() => self.observer.meta_applied(changes),
-            (Changes::Shard(changes), GroupId::Shard(shard)) if !changes.is_empty() => {
-                self.observer.shard_applied(shard, changes);
+            (Changes::Shard(batch), GroupId::Shard(shard)) if !batch.changes.is_empty() => {
+                self.observer.shard_applied(shard, &batch.changes);
             }
             _ => {}
         }
@@ -141,10 +144,10 @@ impl StateMachine {
 
     /// Tells that everything may have changed.
     pub(crate) fn tell_reset(&self) {
-        self.tell(&match self.id {
-            GroupId::Meta => Changes::Meta(vec![MetaChange::Reset]),
-            GroupId::Shard(_) => Changes::Shard(vec![ShardChange::Reset]),
-        });
+        match self.id {
+            GroupId::Meta => self.observer.meta_applied(&[MetaChange::Reset]),
+            GroupId::Shard(shard) => self.observer.shard_applied(shard, &[ShardChange::Reset]),
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use std::{
 };
 
 use protocol::codec;
+use serde::Serialize;
 
 use crate::{error::StoreError, key_spaces::KeySpace};
 
@@ -61,7 +62,23 @@ pub(crate) fn key<S: KeySpace>(bytes: &[u8]) -> Result<S::Key, StoreError> {
 }
 
 pub(crate) fn put<S: KeySpace>(state: &mut (impl State + ?Sized), key: &S::Key, value: &S::Value) {
+    put_as::<S>(state, key, value);
+}
+
+/// Puts what is encoded as a value of space `S` is, but is not one: it borrows what that would own.
+pub(crate) fn put_as<S: KeySpace>(state: &mut (impl State + ?Sized), key: &S::Key, value: &(impl Serialize + ?Sized)) {
     state.put(S::key(key), codec::encode(value));
+}
+
+/// Adds one to the count of `key`.
+pub(crate) fn count_up<S: KeySpace<Value = u64>>(
+    state: &mut (impl State + ?Sized),
+    key: &S::Key,
+) -> Result<(), StoreError> {
+    let key = S::key(key);
+    let count = state.get(&key)?.map_or(Ok(0), |bytes| value::<S>(&bytes))?;
+    state.put(key, codec::encode(&(count + 1)));
+    Ok(())
 }
 
 pub(crate) fn delete<S: KeySpace>(state: &mut (impl State + ?Sized), key: &S::Key) {

@@ -8,7 +8,11 @@ use protocol::{
 };
 use raft_store::{
     GroupId, Options, Store,
-    apply::{MapState, activations, meta as meta_machine},
+    apply::{
+        MapState,
+        activations::{self, Batch},
+        meta as meta_machine,
+    },
 };
 
 use crate::support::{SHARD, accept, apply, fqn, id, meta, record, session, shard};
@@ -73,8 +77,9 @@ fn in_memory(group: GroupId, commands: &[Command]) -> u32 {
                 meta_machine::apply(&mut state, index, *origin, command, &mut Vec::new()).expect("applies");
             }
             protocol::command::CommandBody::Shard(ops) => {
+                // Each by itself: on disk they share what they read.
                 for op in ops {
-                    activations::apply(&mut state, command.now_ms, op, &mut Vec::new()).expect("applies");
+                    activations::apply(&mut state, command.now_ms, op, &mut Batch::default()).expect("applies");
                 }
             }
         }

@@ -7,13 +7,21 @@ use protocol::{
     activation::Response,
     command::{Accept, ShardReply},
 };
+use serde::Serialize;
 
-use super::{ID_RANGE_MS, ShardChange, records};
+use super::{Batch, ID_RANGE_MS, ShardChange, records};
 use crate::{
     apply::{self, State},
     error::StoreError,
-    key_spaces::{Backlog, Fences, Holders, IfLost, KeySpace, UnfinishedSpace, UnfinishedValue, Work, WorkValue},
+    key_spaces::{Backlog, Holders, IfLost, KeySpace, UnfinishedSpace, UnfinishedValue, Work},
 };
+
+/// A [`WorkValue`](crate::key_spaces::WorkValue) that borrows its bytes.
+#[derive(Serialize)]
+struct WorkOf<'a> {
+    #[serde(with = "protocol::codec::bytes")]
+    work: &'a [u8],
+}
 
 /// Makes an activation durable, unless it is there, too old or too new, or its namespace has too many.
 pub fn accept(state: &mut impl State, now_ms: u64, accept: &Accept) -> Result<ShardReply, StoreError> {
@@ -38,7 +46,7 @@ pub fn accept(state: &mut impl State, now_ms: u64, accept: &Accept) -> Result<Sh
     };
     apply::put::<UnfinishedSpace>(state, &id, &unfinished);
     apply::put::<Holders>(state, &(accept.owner, id), &());
-    apply::put::<Work>(state, &id, &WorkValue { work: accept.work.clone() });
+    apply::put_as::<Work>(state, &id, &WorkOf { work: &accept.work });
     apply::put::<IfLost>(state, &id, &accept.if_lost);
     Ok(ShardReply::Accepted)
 }
@@ -83,12 +91,6 @@ pub fn assign(
     Ok(ShardReply::Assigned)
 }
 
-/// Whether commands of `session` count no more.
-pub fn is_fenced(state: &impl State, session: SessionId) -> Result<bool, StoreError> {
-    let highest = apply::get::<Fences>(state, &session.node)?;
-    Ok(highest.is_some_and(|highest| session.incarnation <= highest))
-}
-
 /// Ends the say of `session` and of older ones of its node: what they had not started has no owner now, what they had
 /// started is finished as lost.
 pub fn fence(
@@ -96,12 +98,12 @@ pub fn fence(
     now_ms: u64,
     session: SessionId,
     node_name: &str,
-    changes: &mut Vec<ShardChange>,
+    batch: &mut Batch,
 ) -> Result<ShardReply, StoreError> {
-    if is_fenced(state, session)? {
+    if batch.is_fenced(state, session)? {
         return Ok(ShardReply::Fenced { taken_back: 0, lost: 0 });
     }
-    apply::put::<Fences>(state, &session.node, &session.incarnation);
+    batch.fence(state, session);
 
     let first = SessionId { node: session.node, incarnation: 0 };
     let from = Holders::key(&(first, ActivationId::from_bytes([0; 16])));
@@ -120,12 +122,12 @@ pub fn fence(
             let record = apply::get::<IfLost>(state, &id)?.ok_or_else(|| broken(&id, "no record for its loss"))?;
             remove(state, &id, &unfinished)?;
             records::store(state, lost_record(record, now_ms, node_name).into(), 0, None)?;
-            changes.push(ShardChange::Finished(id));
+            batch.changes.push(ShardChange::Finished(id));
             lost += 1;
         } else {
             let attempt = unfinished.attempt + 1;
             hold(state, &id, Some(holder), UnfinishedValue { owner: None, attempt, ..unfinished });
-            changes.push(ShardChange::TakenBack(id));
+            batch.changes.push(ShardChange::TakenBack(id));
             taken_back += 1;
         }
     }

@@ -8,13 +8,15 @@ mod retention;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use protocol::{
-    ActivationId, SessionId,
+    ActivationId, NodeId, SessionId,
     command::{ShardOp, ShardReply},
 };
 
 use super::State;
-use crate::error::StoreError;
+use crate::{apply, error::StoreError, key_spaces::Fences};
 
 /// Ids may be this far from the time of the command that brings them: one hour.
 pub const ID_RANGE_MS: u64 = 3_600_000;
@@ -30,26 +32,51 @@ pub enum ShardChange {
     Reset,
 }
 
+/// What ops share that are applied to one state, one after the other.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// What they changed.
+    pub changes: Vec<ShardChange>,
+    /// [`Fences`] as the state has them, of the nodes that were asked for: almost all ops are of the same few sessions.
+    fences: BTreeMap<NodeId, Option<u64>>,
+}
+
+impl Batch {
+    /// Whether commands of `session` count no more.
+    fn is_fenced(&mut self, state: &impl State, session: SessionId) -> Result<bool, StoreError> {
+        let highest = match self.fences.get(&session.node) {
+            Some(highest) => *highest,
+            None => {
+                let highest = apply::get::<Fences>(state, &session.node)?;
+                self.fences.insert(session.node, highest);
+                highest
+            }
+        };
+        Ok(highest.is_some_and(|highest| session.incarnation <= highest))
+    }
+
+    /// From now on commands of `session` and older ones of its node count no more.
+    fn fence(&mut self, state: &mut impl State, session: SessionId) {
+        apply::put::<Fences>(state, &session.node, &session.incarnation);
+        self.fences.insert(session.node, Some(session.incarnation));
+    }
+}
+
 /// Applies one op of a command made at `now_ms`.
 ///
 /// # Errors
 /// [`StoreError`] if the state cannot be read; then nothing may be written.
-pub fn apply(
-    state: &mut impl State,
-    now_ms: u64,
-    op: &ShardOp,
-    changes: &mut Vec<ShardChange>,
-) -> Result<ShardReply, StoreError> {
+pub fn apply(state: &mut impl State, now_ms: u64, op: &ShardOp, batch: &mut Batch) -> Result<ShardReply, StoreError> {
     if let Some(session) = session_of(op)
-        && accepted::is_fenced(state, session)?
+        && batch.is_fenced(state, session)?
     {
         return Ok(ShardReply::SessionFenced);
     }
     match op {
         ShardOp::Accept(accept) => accepted::accept(state, now_ms, accept),
         ShardOp::Start { id, session, attempt } => accepted::start(state, id, *session, *attempt),
-        ShardOp::Finish(finish) => records::finish(state, finish, changes),
-        ShardOp::Fence { session, node_name } => accepted::fence(state, now_ms, *session, node_name, changes),
+        ShardOp::Finish(finish) => records::finish(state, finish, &mut batch.changes),
+        ShardOp::Fence { session, node_name } => accepted::fence(state, now_ms, *session, node_name, batch),
         ShardOp::Assign { id, session, attempt } => accepted::assign(state, id, *session, *attempt),
         ShardOp::DropBefore { day } => Ok(retention::drop_before(state, *day)),
         ShardOp::LogPart { session, namespace: _, id, part, lines } => {

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use protocol::{
-    Activation, ActivationId, SessionId,
+    Activation, ActivationId, EntityName, SessionId,
     activation::Response,
     command::{Finish, ShardReply},
+    entity::{Parameters, SemVer},
 };
+use serde::Serialize;
 
 use super::{ShardChange, accepted};
 use crate::{
@@ -26,11 +28,11 @@ pub fn finish(
     changes: &mut Vec<ShardChange>,
 ) -> Result<ShardReply, StoreError> {
     let id = finish.record.activation_id;
-    if has_ended(state, &id)? {
-        return Ok(ShardReply::Dropped);
-    }
-    if let Some(unfinished) = apply::get::<UnfinishedSpace>(state, &id)? {
-        accepted::remove(state, &id, &unfinished)?;
+    match apply::get::<UnfinishedSpace>(state, &id)? {
+        // Then it has not ended: that is not asked too.
+        Some(unfinished) => accepted::remove(state, &id, &unfinished)?,
+        None if has_ended(state, &id)? => return Ok(ShardReply::Dropped),
+        None => {}
     }
     if finish.store {
         store(state, Arc::clone(&finish.record), finish.log_parts, Some(finish.session))?;
@@ -49,7 +51,7 @@ pub fn log_part(
     part: u32,
     lines: &[String],
 ) -> ShardReply {
-    apply::put::<LogParts>(state, &(id.day(), *id, session, part), &lines.to_vec());
+    apply::put_as::<LogParts>(state, &(id.day(), *id, session, part), lines);
     ShardReply::LogPartStored
 }
 
@@ -70,14 +72,10 @@ pub fn store(
     let (namespace, name, start_ms) = (record.namespace.clone(), record.filter_name.clone(), record.start_ms);
     let hour = hour_of(start_ms);
 
-    apply::put::<ByStart>(state, &(day, namespace.clone(), start_ms, id), &summary(&record));
+    apply::put_as::<ByStart>(state, &(day, namespace.clone(), start_ms, id), &Summary::of(&record));
     apply::put::<ByName>(state, &(day, namespace.clone(), name.clone(), start_ms, id), &());
-    let key = (day, namespace.clone(), hour);
-    let count = apply::get::<CountByHour>(state, &key)?.unwrap_or(0);
-    apply::put::<CountByHour>(state, &key, &(count + 1));
-    let key = (day, namespace, name, hour);
-    let count = apply::get::<CountByName>(state, &key)?.unwrap_or(0);
-    apply::put::<CountByName>(state, &key, &(count + 1));
+    apply::count_up::<CountByHour>(state, &(day, namespace.clone(), hour))?;
+    apply::count_up::<CountByName>(state, &(day, namespace, name, hour))?;
     apply::put::<Records>(state, &(day, id), &RecordValue { record, log_parts, session });
     Ok(())
 }
@@ -87,7 +85,43 @@ pub fn hour_of(ms: u64) -> u32 {
     u32::try_from(ms / HOUR_MS).unwrap_or(u32::MAX)
 }
 
-/// A record as lists show it: without its logs and its result.
-fn summary(record: &Activation) -> Activation {
-    Activation { logs: Vec::new(), response: Response { result: None, ..record.response.clone() }, ..record.clone() }
+/// A record as lists show it: an [`Activation`] without its logs and its result, which is encoded as one. It borrows,
+/// because a whole record would be copied for each.
+#[derive(Serialize)]
+struct Summary<'a> {
+    namespace: &'a EntityName,
+    name: &'a EntityName,
+    version: SemVer,
+    subject: &'a str,
+    activation_id: ActivationId,
+    cause: Option<ActivationId>,
+    start_ms: u64,
+    end_ms: Option<u64>,
+    duration_ms: Option<u64>,
+    response: Response,
+    logs: &'a [String],
+    annotations: &'a Parameters,
+    publish: bool,
+    filter_name: &'a str,
+}
+
+impl<'a> Summary<'a> {
+    fn of(record: &'a Activation) -> Self {
+        Self {
+            namespace: &record.namespace,
+            name: &record.name,
+            version: record.version,
+            subject: &record.subject,
+            activation_id: record.activation_id,
+            cause: record.cause,
+            start_ms: record.start_ms,
+            end_ms: record.end_ms,
+            duration_ms: record.duration_ms,
+            response: Response { status: record.response.status, result: None, size: record.response.size },
+            logs: &[],
+            annotations: &record.annotations,
+            publish: record.publish,
+            filter_name: &record.filter_name,
+        }
+    }
 }

@@ -2,17 +2,17 @@
 
 use proptest::prelude::*;
 use protocol::{
-    Activation, ActivationId, ActivationStatus, EntityName, SessionId,
+    Activation, ActivationId, ActivationStatus, EntityName, RawJson, SessionId,
     activation::Response,
     command::{Accept, Finish, ShardOp, ShardReply},
-    entity::{Parameters, SemVer},
+    entity::{Parameter, Parameters, SemVer},
     ids::NodeId,
 };
 
-use super::{ShardChange, apply};
+use super::{Batch, ShardChange, apply};
 use crate::{
     apply::{self as common, MapState},
-    key_spaces::{Backlog, Holders, KeySpace, RecordValue, Records, UnfinishedSpace},
+    key_spaces::{Backlog, ByStart, Holders, KeySpace, RecordValue, Records, UnfinishedSpace, Work},
 };
 
 const NOW: u64 = 1_795_262_400_000;
@@ -85,13 +85,13 @@ fn assign(id: ActivationId, session: SessionId, attempt: u32) -> ShardOp {
 #[derive(Default)]
 struct Shard {
     state: MapState,
-    changes: Vec<ShardChange>,
+    batch: Batch,
 }
 
 impl Shard {
     fn at(&mut self, now_ms: u64, op: &ShardOp) -> ShardReply {
-        self.changes.clear();
-        apply(&mut self.state, now_ms, op, &mut self.changes).unwrap()
+        self.batch.changes.clear();
+        apply(&mut self.state, now_ms, op, &mut self.batch).unwrap()
     }
 
     fn run(&mut self, op: &ShardOp) -> ShardReply {
@@ -123,6 +123,8 @@ fn an_id_is_accepted_once_in_its_hour_and_within_the_backlog() {
     ] {
         assert_eq!(shard.run(&accept(id_at(ms, 0), owner, false, 10)), expected);
     }
+    let work = common::get::<Work>(&shard.state, &id_at(NOW + HOUR, 0)).unwrap();
+    assert_eq!(work.unwrap().work, [1, 2]);
     assert_eq!(shard.run(&accept(id_at(NOW - HOUR, 0), owner, false, 10)), ShardReply::Duplicate);
     assert_eq!(shard.run(&accept(id(1), owner, false, 2)), ShardReply::BacklogFull { count: 2 });
     assert_eq!(shard.run(&accept(id(1), owner, false, 3)), ShardReply::Accepted);
@@ -162,6 +164,25 @@ fn the_first_record_wins() {
 }
 
 #[test]
+fn lists_find_records_without_their_logs_and_results() {
+    let record = Activation {
+        cause: Some(id(2)),
+        response: Response { status: ActivationStatus::DeveloperError, result: Some(RawJson::null()), size: Some(4) },
+        logs: vec!["a line".to_owned()],
+        annotations: [Parameter::new("path", RawJson::string("ns/act"))].into_iter().collect(),
+        publish: true,
+        ..record(id(1))
+    };
+    let mut shard = Shard::default();
+    let finish = Finish { session: session(1, 1), record: record.clone().into(), log_parts: 0, store: true };
+    assert_eq!(shard.run(&ShardOp::Finish(finish.into())), ShardReply::Finished);
+    let key = (id(1).day(), namespace(), record.start_ms, id(1));
+    let listed = common::get::<ByStart>(&shard.state, &key).unwrap();
+    let response = Response { result: None, ..record.response.clone() };
+    assert_eq!(listed, Some(Activation { response, logs: vec![], ..record }));
+}
+
+#[test]
 fn a_fence_takes_back_what_waits_and_finishes_what_runs_as_lost() {
     let mut shard = Shard::default();
     let (dead, peer) = (session(1, 3), session(2, 1));
@@ -176,7 +197,7 @@ fn a_fence_takes_back_what_waits_and_finishes_what_runs_as_lost() {
     shard.run(&accept(id(6), session(1, 4), false, 10)); // of a newer one
 
     assert_eq!(shard.at(NOW + 50, &fence(dead)), ShardReply::Fenced { taken_back: 1, lost: 3 });
-    let mut changes = std::mem::take(&mut shard.changes);
+    let mut changes = std::mem::take(&mut shard.batch.changes);
     changes.sort_by_key(|change| format!("{change:?}"));
     assert_eq!(
         changes,
@@ -306,7 +327,7 @@ proptest! {
                 }
                 _ => {}
             }
-            for change in &shard.changes {
+            for change in &shard.batch.changes {
                 if let ShardChange::Finished(id) = change {
                     prop_assert!(ended.insert(*id), "{} ended twice", id);
                 }
