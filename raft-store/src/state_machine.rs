@@ -65,11 +65,12 @@ impl StateMachine {
         // beside us.
         let generation = self.group.generation.read();
         let prefix = generation_prefix(self.id, *generation);
-        let mut state = Overlay::new(View { reads: self.inner.live(), prefix });
+        let state = View { reads: self.inner.live(), prefix };
         let mut changes = match self.id {
             GroupId::Meta => Changes::Meta(Vec::new()),
-            GroupId::Shard(_) => Changes::Shard(activations::Batch::default()),
+            GroupId::Shard(_) => Changes::Shard(activations::Batch::of(&state, entries.iter().flat_map(shard_ops))?),
         };
+        let mut state = Overlay::new(state);
         let mut replies = Vec::with_capacity(entries.len());
         for entry in entries {
             replies.push(match &entry.payload {
@@ -162,11 +163,11 @@ pub(crate) fn standing<R: Reads>(view: &View<R>) -> Result<(Option<LogId>, Store
     Ok((applied, membership))
 }
 
-/// How many changes `entry` asks for.
-fn ops(entry: &Entry) -> usize {
+/// The ops of an entry of a shard.
+fn shard_ops(entry: &Entry) -> &[ShardOp] {
     match &entry.payload {
-        EntryPayload::Normal(Command { body: CommandBody::Shard(ops), .. }) => ops.len(),
-        _ => 1,
+        EntryPayload::Normal(Command { body: CommandBody::Shard(ops), .. }) => ops,
+        _ => &[],
     }
 }
 
@@ -222,7 +223,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 batch.push(entry);
                 responders.push(responder);
             }
-            let replies = if batch.iter().map(ops).sum::<usize>() <= BRIEF_OPS && bytes <= BRIEF_BYTES {
+            let replies = if batch.iter().map(|entry| shard_ops(entry).len().max(1)).sum::<usize>() <= BRIEF_OPS
+                && bytes <= BRIEF_BYTES
+            {
                 self.apply_batch(&batch).map_err(io::Error::from)
             } else {
                 let this = self.clone();

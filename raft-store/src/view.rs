@@ -10,6 +10,10 @@ use crate::{
 /// The `state` family, as it is or as it was.
 pub(crate) trait Reads {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+    /// Whether each of `keys` is there; they are in order.
+    fn contains(&self, keys: &[Vec<u8>]) -> Result<Vec<bool>, StoreError> {
+        keys.iter().map(|key| Ok(self.get(key)?.is_some())).collect()
+    }
     /// An iterator over `from..to`, at the first key.
     fn range(&self, from: &[u8], to: &[u8]) -> DBRawIterator<'_>;
 }
@@ -29,6 +33,11 @@ pub(crate) struct Frozen<'a> {
 impl Reads for Live<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         Ok(self.db.get_cf(self.family, key)?)
+    }
+
+    fn contains(&self, keys: &[Vec<u8>]) -> Result<Vec<bool>, StoreError> {
+        let values = self.db.batched_multi_get_cf(self.family, keys, true);
+        values.into_iter().map(|value| Ok(value?.is_some())).collect()
     }
 
     fn range(&self, from: &[u8], to: &[u8]) -> DBRawIterator<'_> {
@@ -99,6 +108,13 @@ impl<R: Reads> View<R> {
 impl<R: Reads> ReadState for View<R> {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.reads.get(&self.full_key(key))
+    }
+
+    fn contains(&self, mut keys: Vec<Vec<u8>>) -> Result<Vec<bool>, StoreError> {
+        for key in &mut keys {
+            key.splice(..0, self.prefix);
+        }
+        self.reads.contains(&keys)
     }
 
     fn scan(&self, from: &[u8], to: &[u8], visit: Visit<'_>) -> Result<(), StoreError> {

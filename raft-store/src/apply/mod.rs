@@ -27,6 +27,14 @@ pub trait ReadState {
     /// [`StoreError`] if the disk cannot be read.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
 
+    /// Whether each of `keys` is there; they are in order. Costs less than to get one after the other.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the disk cannot be read.
+    fn contains(&self, keys: Vec<Vec<u8>>) -> Result<Vec<bool>, StoreError> {
+        keys.iter().map(|key| Ok(self.get(key)?.is_some())).collect()
+    }
+
     /// Visits the keys in `from..to` in order.
     ///
     /// # Errors

@@ -24,12 +24,17 @@ struct WorkOf<'a> {
 }
 
 /// Makes an activation durable, unless it is there, too old or too new, or its namespace has too many.
-pub fn accept(state: &mut impl State, now_ms: u64, accept: &Accept) -> Result<ShardReply, StoreError> {
+pub fn accept(
+    state: &mut impl State,
+    now_ms: u64,
+    accept: &Accept,
+    batch: &mut Batch,
+) -> Result<ShardReply, StoreError> {
     let id = accept.if_lost.activation_id;
     if id.unix_ms().abs_diff(now_ms) > ID_RANGE_MS {
         return Ok(ShardReply::IdOutOfRange);
     }
-    if apply::get::<UnfinishedSpace>(state, &id)?.is_some() || records::has_ended(state, &id)? {
+    if !batch.is_new(&id) && (apply::get::<UnfinishedSpace>(state, &id)?.is_some() || records::has_ended(state, &id)?) {
         return Ok(ShardReply::Duplicate);
     }
     let namespace = &accept.if_lost.namespace;

@@ -10,7 +10,7 @@ use protocol::{
 };
 use serde::Serialize;
 
-use super::{ShardChange, accepted};
+use super::{Batch, ShardChange, accepted};
 use crate::{
     apply::{self, State},
     error::StoreError,
@@ -22,24 +22,22 @@ use crate::{
 pub const HOUR_MS: u64 = 3_600_000;
 
 /// Stores the record of an activation and removes it from the accepted ones. The first record wins.
-pub fn finish(
-    state: &mut impl State,
-    finish: &Finish,
-    changes: &mut Vec<ShardChange>,
-) -> Result<ShardReply, StoreError> {
+pub fn finish(state: &mut impl State, finish: &Finish, batch: &mut Batch) -> Result<ShardReply, StoreError> {
     let id = finish.record.activation_id;
-    match apply::get::<UnfinishedSpace>(state, &id)? {
-        // Then it has not ended: that is not asked too.
-        Some(unfinished) => accepted::remove(state, &id, &unfinished)?,
-        None if has_ended(state, &id)? => return Ok(ShardReply::Dropped),
-        None => {}
+    if !batch.is_new(&id) {
+        match apply::get::<UnfinishedSpace>(state, &id)? {
+            // Then it has not ended: that is not asked too.
+            Some(unfinished) => accepted::remove(state, &id, &unfinished)?,
+            None if has_ended(state, &id)? => return Ok(ShardReply::Dropped),
+            None => {}
+        }
     }
     if finish.store {
         store(state, Arc::clone(&finish.record), finish.log_parts, Some(finish.session))?;
     } else {
         apply::put::<Ended>(state, &(id.day(), id), &());
     }
-    changes.push(ShardChange::Finished(id));
+    batch.changes.push(ShardChange::Finished(id));
     Ok(ShardReply::Finished)
 }
 
