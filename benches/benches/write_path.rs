@@ -120,7 +120,7 @@ fn operations(session: SessionId, namespace: &EntityName) -> anyhow::Result<[Sha
         logs: Vec::new(),
         annotations: Parameters::default(),
         publish: false,
-        filter_name: "noop".to_owned(),
+        filter_name: "noop".into(),
     };
     let accept = Accept {
         owner: session,

@@ -1,5 +1,7 @@
 //! The record that every activation ends in.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 
 use crate::{
@@ -65,7 +67,7 @@ pub struct Activation {
     pub publish: bool,
     /// What the `name` filter of lists matches: `action`, or `package/action` with the binding's name if invoked
     /// through one.
-    pub filter_name: String,
+    pub filter_name: Arc<str>,
 }
 
 impl Response {

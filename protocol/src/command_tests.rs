@@ -49,7 +49,7 @@ fn record() -> Activation {
         logs: vec!["l".to_owned()],
         annotations: Parameters::default(),
         publish: true,
-        filter_name: "p/a".to_owned(),
+        filter_name: "p/a".into(),
     }
 }
 

@@ -83,7 +83,7 @@ impl ActivationId {
 
 impl fmt::Display for ActivationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(uuid::Uuid::from_bytes(self.0).simple().encode_lower(&mut [0; 32]))
     }
 }
 

@@ -105,6 +105,18 @@ impl From<serde_json::Value> for RawJson {
     }
 }
 
+impl From<u64> for RawJson {
+    fn from(number: u64) -> Self {
+        Self(number.to_string().into())
+    }
+}
+
+impl From<bool> for RawJson {
+    fn from(value: bool) -> Self {
+        Self(if value { "true" } else { "false" }.into())
+    }
+}
+
 impl From<&RawValue> for RawJson {
     fn from(value: &RawValue) -> Self {
         Self(value.get().into())

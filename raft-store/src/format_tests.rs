@@ -159,7 +159,7 @@ fn values_of_the_state() {
         logs: vec![],
         annotations: protocol::entity::Parameters::default(),
         publish: false,
-        filter_name: String::new(),
+        filter_name: "".into(),
     };
     let value = RecordValue { record: record.clone().into(), log_parts: 3, session: Some(session()) };
     let behind = hex(&codec::encode(&value)).replace(&hex(&codec::encode(&record)), "record ");
@@ -198,7 +198,7 @@ fn keys() {
     key::<Records>((8, id()), "20000000080130313233343536373839616263646566");
     key::<ByStart>((8, name("ns"), 7, id()), "20000000080200026e73fffffffffffffff830313233343536373839616263646566");
     key::<ByName>(
-        (8, name("ns"), "p/a".to_owned(), 7, id()),
+        (8, name("ns"), "p/a".into(), 7, id()),
         "20000000080300026e730003702f61fffffffffffffff830313233343536373839616263646566",
     );
     key::<LogParts>(

@@ -328,18 +328,18 @@ day_space!(
     |from, day| (day, from.name()?, from.newest_first()?, from.id()?));
 day_space!(
     /// Index by what the `name` filter matches, newest start first.
-    ByName = 3: (namespace: EntityName, name: String, start_ms: u64, id: ActivationId) => (),
+    ByName = 3: (namespace: EntityName, name: Arc<str>, start_ms: u64, id: ActivationId) => (),
     |out| out.text(namespace.as_str()).text(name).newest_first(*start_ms).id(id),
-    |from, day| (day, from.name()?, from.text()?.to_owned(), from.newest_first()?, from.id()?));
+    |from, day| (day, from.name()?, from.text()?.into(), from.newest_first()?, from.id()?));
 day_space!(
     /// Numbers of records per namespace and hour (since the epoch) of their start.
     CountByHour = 4: (namespace: EntityName, hour: u32) => u64,
     |out| out.text(namespace.as_str()).u32(*hour), |from, day| (day, from.name()?, from.u32()?));
 day_space!(
     /// The same per name.
-    CountByName = 5: (namespace: EntityName, name: String, hour: u32) => u64,
+    CountByName = 5: (namespace: EntityName, name: Arc<str>, hour: u32) => u64,
     |out| out.text(namespace.as_str()).text(name).u32(*hour),
-    |from, day| (day, from.name()?, from.text()?.to_owned(), from.u32()?));
+    |from, day| (day, from.name()?, from.text()?.into(), from.u32()?));
 day_space!(
     /// Lines of long logs, per session that sent them: only those of the one that finished count.
     LogParts = 6: (id: ActivationId, session: SessionId, part: u32) => Vec<String>,

@@ -416,7 +416,7 @@ mod tests {
             logs: Vec::new(),
             annotations: Parameters::default(),
             publish: false,
-            filter_name: "guest".to_owned(),
+            filter_name: "guest".into(),
         }
     }
 

@@ -62,7 +62,7 @@ impl ResolvedAction {
             match given {
                 _ if parameter.init => {
                     let value = given.unwrap_or(parameter.value.as_str());
-                    init_env.push((parameter.key.clone(), environment_text(value)));
+                    init_env.push((parameter.key.to_string(), environment_text(value)));
                 }
                 None => run.raw(&parameter.key, parameter.value.as_str()),
                 Some(_) => {}

@@ -1,12 +1,13 @@
 //! An action as an invocation sees it: found, with its package's and binding's parameters merged in.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use protocol::{
     EntityName, FullyQualifiedName, RawJson, Revision,
-    entity::{Action, Parameters},
+    entity::{Action, ActionLimits, Parameters},
 };
+use serde_json::json;
 
 /// Shared by all invocations of one revision through one path; immutable.
 #[derive(Debug, Clone)]
@@ -27,6 +28,19 @@ pub struct ResolvedAction {
     pub provides_api_key: bool,
     /// Annotation `final` is the JSON value `true`.
     pub is_final: bool,
+    /// What all records of it share.
+    pub recorded: Recorded,
+}
+
+/// What a record says of its action, whatever it did: annotations, but for `filter_name`.
+#[derive(Debug, Clone)]
+pub struct Recorded {
+    pub path: RawJson,
+    pub kind: RawJson,
+    pub limits: RawJson,
+    pub binding: Option<RawJson>,
+    /// What the `name` filter of activation lists matches.
+    pub filter_name: Arc<str>,
 }
 
 impl ResolvedAction {
@@ -43,10 +57,11 @@ impl ResolvedAction {
             Some(inherited) => inherited.overlaid_by(&action.parameters),
         };
         Self {
+            recorded: Recorded::of(&action, binding.as_ref()),
             revision,
             inline_code,
             binding,
-            places: parameters.0.iter().enumerate().map(|(place, entry)| (entry.key.clone(), place)).collect(),
+            places: parameters.0.iter().enumerate().map(|(place, entry)| (entry.key.to_string(), place)).collect(),
             parameters,
             provides_api_key: action.annotations.get("provide-api-key").is_none_or(RawJson::is_truthy),
             is_final: action.annotations.get("final").is_some_and(|value| value.as_str() == "true"),
@@ -54,21 +69,47 @@ impl ResolvedAction {
         }
     }
 
-    /// What the `name` filter of activation lists matches.
-    pub fn filter_name(&self) -> String {
-        let package: Option<&EntityName> = match &self.binding {
-            Some(binding) => Some(&binding.name),
-            None => self.action.path.package.as_ref(),
-        };
-        match package {
-            Some(package) => format!("{package}/{}", self.action.name),
-            None => self.action.name.to_string(),
-        }
-    }
-
     /// Bytes it takes in memory, roughly.
     pub(super) fn weight(&self) -> usize {
         let size = self.parameters.size() + self.action.parameters.size() + self.action.annotations.size();
-        size as usize + self.inline_code.as_ref().map_or(0, Bytes::len) + self.parameters.0.len() * 256 + 1024
+        size as usize + self.inline_code.as_ref().map_or(0, Bytes::len) + self.parameters.0.len() * 256 + 1536
     }
+}
+
+impl Recorded {
+    fn of(action: &Action, binding: Option<&FullyQualifiedName>) -> Self {
+        Self {
+            path: RawJson::string(&action.fqn().to_string()),
+            kind: RawJson::string(action.exec.kind()),
+            limits: limits(&action.limits),
+            binding: binding.map(|binding| RawJson::string(&binding.to_string())),
+            filter_name: filter_name(action.path.package.as_ref(), binding, &action.name),
+        }
+    }
+}
+
+/// What the `name` filter of activation lists matches: of an action called through a binding, the binding's name is the
+/// package's.
+pub fn filter_name(
+    package: Option<&EntityName>,
+    binding: Option<&FullyQualifiedName>,
+    action: &EntityName,
+) -> Arc<str> {
+    match binding.map(|binding| &binding.name).or(package) {
+        Some(package) => format!("{package}/{action}").into(),
+        None => action.as_str().into(),
+    }
+}
+
+fn limits(limits: &ActionLimits) -> RawJson {
+    let mut shown = json!({
+        "timeout": limits.timeout_ms,
+        "memory": limits.memory_mb,
+        "logs": limits.logs_mb,
+        "concurrency": limits.concurrency,
+    });
+    if let Some(instances) = limits.instances {
+        shown["instances"] = json!(instances);
+    }
+    shown.into()
 }

@@ -1,6 +1,6 @@
 //! Parameters and annotations: ordered key-value lists with JSON values.
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeMap};
 use serde_json::value::RawValue;
@@ -14,7 +14,7 @@ use crate::{
 /// One parameter. Annotations use `key` and `value` only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parameter {
-    pub key: String,
+    pub key: Cow<'static, str>,
     pub value: RawJson,
     /// Delivered in the environment of `/init` instead of the arguments of `/run`.
     pub init: bool,
@@ -23,7 +23,7 @@ pub struct Parameter {
 }
 
 impl Parameter {
-    pub fn new(key: impl Into<String>, value: impl Into<RawJson>) -> Self {
+    pub fn new(key: impl Into<Cow<'static, str>>, value: impl Into<RawJson>) -> Self {
         Self { key: key.into(), value: value.into(), init: false, encryption: None }
     }
 }
@@ -44,11 +44,11 @@ impl Parameters {
     }
 
     /// Sets the value of `key`, at its place if it is there, else at the end.
-    pub fn set(&mut self, key: &str, value: impl Into<RawJson>) {
-        let value = value.into();
-        match self.0.iter_mut().find(|parameter| parameter.key == key) {
-            Some(parameter) => *parameter = Parameter::new(key, value),
-            None => self.0.push(Parameter::new(key, value)),
+    pub fn set(&mut self, key: impl Into<Cow<'static, str>>, value: impl Into<RawJson>) {
+        let set = Parameter::new(key, value);
+        match self.0.iter_mut().find(|parameter| parameter.key == set.key) {
+            Some(parameter) => *parameter = set,
+            None => self.0.push(set),
         }
     }
 
@@ -80,7 +80,7 @@ impl Parameters {
 
     fn distinct(entries: impl Iterator<Item = Parameter>) -> Self {
         let mut kept: Vec<Parameter> = Vec::new();
-        let mut places: HashMap<String, usize> = HashMap::new();
+        let mut places: HashMap<Cow<'static, str>, usize> = HashMap::new();
         for entry in entries {
             match places.get(&entry.key) {
                 Some(place) => kept[*place] = entry,
@@ -117,7 +117,7 @@ fn entry(members: &Members<'_>) -> Result<Parameter, Malformed> {
         Some(name) if name.get() == "null" && members.get("init").is_some() => None,
         Some(name) => Some(serde_json::from_str(name.get()).map_err(|_| malformed())?),
     };
-    Ok(Parameter { key, value, init, encryption })
+    Ok(Parameter { key: key.into(), value, init, encryption })
 }
 
 impl Serialize for Parameter {
@@ -211,7 +211,7 @@ mod tests {
             let parameters: Parameters = keys
                 .into_iter()
                 .map(|(key, value, init, encrypted)| Parameter {
-                    key,
+                    key: key.into(),
                     value: RawJson::of(&value).unwrap(),
                     init,
                     encryption: encrypted.map(|_| "aes-256".to_owned()),

@@ -21,7 +21,7 @@ fn finish_with(record: Activation, log_parts: u32) -> ShardOp {
 
 /// A record of `id` that started at `start_ms`, under a name.
 fn named(id: ActivationId, start_ms: u64, filter_name: &str) -> Activation {
-    Activation { filter_name: filter_name.to_owned(), ..record("ns", id, start_ms) }
+    Activation { filter_name: filter_name.into(), ..record("ns", id, start_ms) }
 }
 
 #[tokio::test]
@@ -57,7 +57,7 @@ async fn lists_merge_days_by_start_and_counts_agree() -> anyhow::Result<()> {
                 let query = ActivationQuery { name: filter.map(str::to_owned), since_ms, upto_ms };
                 let mut expected: Vec<&Activation> = all
                     .iter()
-                    .filter(|record| filter.is_none_or(|filter| record.filter_name == filter))
+                    .filter(|record| filter.is_none_or(|filter| *record.filter_name == *filter))
                     .filter(|record| since_ms.is_none_or(|since| since <= record.start_ms))
                     .filter(|record| upto_ms.is_none_or(|upto| record.start_ms <= upto))
                     .collect();

@@ -53,7 +53,7 @@ pub fn record(namespace: &str, id: ActivationId, start_ms: u64) -> Activation {
         logs: vec!["a line".to_owned()],
         annotations: Parameters::default(),
         publish: false,
-        filter_name: "act".to_owned(),
+        filter_name: "act".into(),
     }
 }
 

@@ -24,7 +24,7 @@ fn name(text: &str) -> FullyQualifiedName {
     FullyQualifiedName::parse(text).unwrap()
 }
 
-fn parameters(entries: &[(&str, &str)]) -> Parameters {
+fn parameters(entries: &[(&'static str, &str)]) -> Parameters {
     entries.iter().map(|(key, value)| protocol::entity::Parameter::new(*key, serde_json::Value::from(*value))).collect()
 }
 
@@ -85,7 +85,7 @@ fn parameters_of_the_package_lie_below_the_bindings_and_the_actions() {
     let shown = serde_json::to_string(&bound.action.parameters).unwrap();
     assert_eq!(shown, r#"[{"key":"a","value":"package"},{"key":"b","value":"binding"},{"key":"c","value":"action"}]"#);
     assert_eq!(bound.action.binding, Some(name("me/bound")));
-    assert_eq!(bound.action.filter_name(), "bound/act");
+    assert_eq!(&*bound.action.recorded.filter_name, "bound/act");
     assert_eq!(bound.action.action.fqn(), name("prov/pkg/act"));
     assert!(!bound.is_shared, "a binding is its owner's only");
     for document in ["me/bound", "prov/pkg", "prov/pkg/act"] {
@@ -93,7 +93,7 @@ fn parameters_of_the_package_lie_below_the_bindings_and_the_actions() {
     }
     let (direct, _) = stored.read("me", "prov/pkg/act").unwrap();
     assert!(direct.is_shared);
-    assert_eq!(direct.action.filter_name(), "pkg/act");
+    assert_eq!(&*direct.action.recorded.filter_name, "pkg/act");
     assert!(direct.action.provides_api_key, "absent counts as true");
 }
 

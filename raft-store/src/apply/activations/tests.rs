@@ -52,7 +52,7 @@ fn record(id: ActivationId) -> Activation {
         logs: vec![],
         annotations: Parameters::default(),
         publish: false,
-        filter_name: "act".to_owned(),
+        filter_name: "act".into(),
     }
 }
 
