@@ -120,16 +120,9 @@ impl Queues {
 }
 
 impl Invoker {
-    /// Makes `work` durable and answers; it is placed afterwards.
-    pub(super) async fn accept(&self, work: AcceptedWork, action: Arc<ResolvedAction>) -> Result<Invoked, InvokeError> {
-        let invoker = self.clone();
-        // In a task of its own: a caller who goes away between commit and placement must not strand the work.
-        let task = async move { invoker.accept_and_place(work, action).await };
-        let task = self.0.tasks.spawn(in_this_transaction(task));
-        task.await.unwrap_or(Err(InvokeError::Stopping))
-    }
-
-    async fn accept_and_place(&self, work: AcceptedWork, action: Arc<ResolvedAction>) -> Result<Invoked, InvokeError> {
+    /// Makes `work` durable and answers; it is placed afterwards. Not to be dropped between the two: that would strand the
+    /// work.
+    pub(super) async fn accept(self, work: AcceptedWork, action: Arc<ResolvedAction>) -> Result<Invoked, InvokeError> {
         let id = work.activation_id;
         let key = (work.namespace.clone(), work.action.clone());
         // With a container in hand one command does both: accept and start.

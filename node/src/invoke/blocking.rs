@@ -15,7 +15,9 @@ use protocol::{
 use tokio::{sync::oneshot, time::sleep_until};
 
 use super::{
-    InvokeError, Invoked, Invoker, need, never_ran, no_container, pool_key,
+    InvokeError, Invoked, Invoker,
+    detach::DetachOnDrop,
+    need, never_ran, no_container, pool_key,
     run::{self, Ending, Ran},
 };
 use crate::{
@@ -25,62 +27,53 @@ use crate::{
     telemetry::in_this_transaction,
 };
 
-type Answer = oneshot::Sender<Result<Invoked, InvokeError>>;
+type Outcome = Result<Invoked, InvokeError>;
 
 impl Invoker {
-    /// Runs `work` in a task of its own on this worker, so that a caller who goes away does not take it along. What is rare
-    /// in that task is boxed: it stays small, and it is moved some times before it runs.
+    /// Runs `work`. A caller who goes away does not take it along.
     pub(super) async fn run_blocking(
         &self,
         work: Box<AcceptedWork>,
         action: Arc<ResolvedAction>,
         wait: Duration,
-    ) -> Result<Invoked, InvokeError> {
-        let (answer, answered) = oneshot::channel();
-        let deadline = Instant::now() + wait;
-        let invoker = self.clone();
-        let run = async move { invoker.blocking(work, action, deadline, answer).await };
-        self.0.tasks.spawn(in_this_transaction(run));
-        // The task answers before it ends, unless the runtime stops under it.
-        answered.await.unwrap_or(Err(InvokeError::Stopping))
+    ) -> Outcome {
+        let (early, accepted_meanwhile) = oneshot::channel();
+        let run = self.clone().blocking(work, action, Instant::now() + wait, early);
+        tokio::select! {
+            biased;
+            outcome = DetachOnDrop::new(run, &self.0.tasks) => outcome,
+            // It goes on without the caller, whose time is over.
+            Ok(outcome) = accepted_meanwhile => outcome,
+        }
     }
 
-    async fn blocking(self, work: Box<AcceptedWork>, action: Arc<ResolvedAction>, deadline: Instant, answer: Answer) {
+    /// `early` hears what becomes of work that still runs at `deadline`.
+    async fn blocking(
+        self,
+        work: Box<AcceptedWork>,
+        action: Arc<ResolvedAction>,
+        deadline: Instant,
+        early: oneshot::Sender<Outcome>,
+    ) -> Outcome {
         if let Some(record) = self.beyond_limits(&work, &action) {
-            return Box::pin(self.end_without_run(&work, record, answer)).await;
+            return Ok(self.end_without_run(&work, record));
         }
         let pools = &self.0.parts.pools;
         let lease = match pools.take_warm(&pool_key(&work, &action)) {
             Some(lease) => lease,
             None => match Box::pin(pools.acquire(need(&work, &action), Some(deadline))).await {
                 Ok(lease) => lease,
-                Err(AcquireError::Deadline) => {
-                    // Not started and the caller's patience is over: it becomes accepted work.
-                    reply(answer, Box::pin(self.accept(*work, action)).await);
-                    return;
-                }
+                // Not started and the caller's patience is over: it becomes accepted work.
+                Err(AcquireError::Deadline) => return Box::pin(self.accept(*work, action)).await,
                 Err(error) => match no_container(&work, &error) {
-                    Some(response) => {
-                        let record = never_ran(&work, &action, response);
-                        return Box::pin(self.end_without_run(&work, record, answer)).await;
-                    }
-                    None => return reply(answer, Err(error.into())),
+                    Some(response) => return Ok(self.end_without_run(&work, never_ran(&work, &action, response))),
+                    None => return Err(error.into()),
                 },
             },
         };
-        self.blocking_on(work, action, lease, deadline, answer).await;
-    }
 
-    async fn blocking_on(
-        &self,
-        work: Box<AcceptedWork>,
-        action: Arc<ResolvedAction>,
-        lease: Lease,
-        deadline: Instant,
-        answer: Answer,
-    ) {
-        let mut answer = Some(answer);
-        let mut running = std::pin::pin!(run::run(self, &work, &action, lease));
+        let mut early = Some(early);
+        let mut running = std::pin::pin!(run::run(&self, &work, &action, lease));
         // Once proposed, the acceptance stands, whoever hears of it: the activation must be ended in the shard.
         let accepted = AtomicBool::new(false);
         let mut late = std::pin::pin!(async {
@@ -92,25 +85,22 @@ impl Invoker {
             tokio::select! {
                 biased;
                 ran = &mut running => break ran,
-                outcome = &mut late, if answer.is_some() => {
-                    if let Some(answer) = answer.take() {
-                        reply(answer, outcome);
-                    }
+                outcome = &mut late, if early.is_some() => {
+                    // A caller that went away does not want it.
+                    early.take().map(|early| early.send(outcome));
                 }
             }
         };
         let Ran { response, times, used } = ran;
-        let status = response.status;
-        let record = Arc::new(record::record(&work, &action, response, &times));
-        if let Some(answer) = answer {
-            // The caller first: logs, record and container can wait, an answer cannot. It is sent by the task that this
-            // worker runs next.
-            reply(answer, Ok(Invoked::Done(Arc::clone(&record))));
-            tokio::task::yield_now().await;
-        }
-        let store = self.stores(self.0.parts.config.store_blocking, &work, status);
+        let store = self.stores(self.0.parts.config.store_blocking, &work, response.status);
         let ending = Ending { accepted: accepted.load(Ordering::Relaxed), store };
-        run::end(self, used, record, &action, ending, Lease::give_back).await;
+        let record = Arc::new(record::record(&work, &action, response, &times));
+        let answer = Invoked::Done(Arc::clone(&record));
+        // The caller first: logs, record and container can wait, an answer cannot.
+        let (invoker, action) = (self.clone(), Arc::clone(&action));
+        let end = async move { run::end(&invoker, used, record, &action, ending, Lease::give_back).await };
+        self.0.tasks.spawn(in_this_transaction(end));
+        Ok(answer)
     }
 
     /// The caller's deadline has passed while the action runs: from now on it must end in a record, whatever happens
@@ -131,19 +121,17 @@ impl Invoker {
         }
     }
 
-    /// Answers with, and stores, the record of an activation that no container ran.
-    async fn end_without_run(&self, work: &AcceptedWork, record: Activation, answer: Answer) {
+    /// The answer for an activation that no container ran, whose record is stored beside.
+    fn end_without_run(&self, work: &AcceptedWork, record: Activation) -> Invoked {
         let record = Arc::new(record);
-        reply(answer, Ok(Invoked::Done(Arc::clone(&record))));
-        let store = self.stores(self.0.parts.config.store_blocking, work, record.response.status);
-        if store {
-            let place = self.0.parts.records.place(&record).await;
-            self.0.parts.records.finish(record, true, place).await;
+        if self.stores(self.0.parts.config.store_blocking, work, record.response.status) {
+            let records = self.0.parts.records.clone();
+            let record = Arc::clone(&record);
+            self.0.tasks.spawn(in_this_transaction(async move {
+                let place = records.place(&record).await;
+                records.finish(record, true, place).await;
+            }));
         }
+        Invoked::Done(record)
     }
-}
-
-fn reply(answer: Answer, outcome: Result<Invoked, InvokeError>) {
-    // A caller that went away does not want it.
-    let _ = answer.send(outcome);
 }

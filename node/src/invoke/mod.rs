@@ -4,6 +4,7 @@
 pub mod accepted;
 pub mod action_actor;
 pub mod blocking;
+mod detach;
 pub mod run;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,8 @@ use protocol::{
     command::AcceptedWork, identity::Identity, messages,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use detach::DetachOnDrop;
 
 use crate::{
     activations::{
@@ -168,7 +171,7 @@ impl Invoker {
             extra_logging,
         };
         match blocking {
-            None => self.accept(work, action).await,
+            None => DetachOnDrop::new(self.clone().accept(work, action), &self.0.tasks).await,
             Some(wait) => self.run_blocking(Box::new(work), action, wait).await,
         }
     }

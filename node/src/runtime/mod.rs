@@ -14,6 +14,7 @@ pub mod http1;
 pub mod launch_exec;
 pub mod outcome;
 pub mod proxy_client;
+mod socket;
 pub mod zygote;
 
 pub use outcome::{InitVerdict, RunVerdict, classify_init, classify_run};

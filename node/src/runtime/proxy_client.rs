@@ -1,8 +1,7 @@
 //! One connection to one container's action proxy, by hand: a request goes out, its answer comes back, and the caller
 //! learns exactly how far it got. Whether work may be done again elsewhere depends on nothing else.
 //!
-//! The connection belongs to no tokio runtime. Each call registers the socket with the runtime it runs on and takes
-//! it off again at its end, so whichever worker holds the container's lease can call, without a thread hop.
+//! Whichever worker holds the container's lease can call, without a thread hop: see [`super::socket`].
 //!
 //! Source: apache/openwhisk `ApacheBlockingContainerClient.scala`, `docs/actions-new.md`.
 
@@ -13,19 +12,22 @@ use std::{
 };
 
 use protocol::ByteSize;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
+use rustix::net::{SendAncillaryBuffer, SendFlags};
 use tokio::{
-    io::{Interest, unix::AsyncFd},
+    io::{Interest, Ready},
     time::Instant,
 };
 
-use super::http1::{ChunkedDecoder, Framing, Head, MAX_HEAD, parse_head};
+use super::{
+    http1::{ChunkedDecoder, Framing, Head, MAX_HEAD, parse_head},
+    socket::{READ_SIZE, Registered, Socket, expect_silence, is_readable, read_some},
+};
 use crate::containers::backend::Connection;
 
 /// Calls `/init` and `/run` of one container, one at a time.
 #[derive(Debug)]
 pub struct ProxyConnection {
-    connection: Connection,
+    socket: Socket,
     /// Bytes of the answer that is being read, beyond what its body took.
     buffer: Vec<u8>,
     /// Bytes of the previous answer's body that were left in the socket because it was too long.
@@ -109,14 +111,7 @@ impl ProxyConnection {
     /// # Errors
     /// If the socket cannot be made non-blocking.
     pub fn new(connection: Connection) -> io::Result<Self> {
-        match &connection {
-            Connection::Unix(stream) => stream.set_nonblocking(true)?,
-            Connection::Tcp(stream) => {
-                stream.set_nonblocking(true)?;
-                stream.set_nodelay(true)?;
-            }
-        }
-        Ok(Self { connection, buffer: Vec::new(), unread: 0, usable: true })
+        Ok(Self { socket: Socket::new(connection)?, buffer: Vec::new(), unread: 0, usable: true })
     }
 
     /// True if another call may be made; otherwise the container must be connected anew or destroyed.
@@ -161,10 +156,9 @@ impl ProxyConnection {
         limits: AnswerLimits,
         progress: &mut Progress,
     ) -> io::Result<Answer> {
-        let Self { connection, buffer, unread, .. } = self;
-        let socket = connection.as_fd();
+        let Self { socket, buffer, unread, .. } = self;
         if *unread > 0 {
-            discard(&register(socket, Interest::READABLE)?, unread).await?;
+            discard(socket.reader()?, unread).await?;
         }
         // Whether it was closed, or speaks without being asked, is known before anything is sent.
         expect_silence(socket)?;
@@ -175,46 +169,27 @@ impl ProxyConnection {
             body.len()
         );
         let mut request = Request { head: head.as_bytes(), body };
-        let complete = request.send(socket, progress)?;
-        // A request that went out at once, the usual case, never needs to hear that the socket can be written.
-        let interest = if complete { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
-        let registered = register(socket, interest)?;
         let mut answered_early = false;
-        while !request.is_empty() {
-            // A proxy may refuse a long request before it has read it all; then its answer counts and the rest does not.
-            let mut ready = registered.ready(Interest::READABLE | Interest::WRITABLE).await?;
-            if ready.ready().is_readable() {
-                if is_readable(socket)? {
-                    answered_early = true;
-                    break;
-                }
-                ready.clear_ready_matching(tokio::io::Ready::READABLE);
-            }
-            if ready.ready().is_writable() && !request.send(socket, progress)? {
-                ready.clear_ready_matching(tokio::io::Ready::WRITABLE);
-            }
-        }
+        let for_both;
+        let registered = if request.send(socket.as_fd(), progress)? {
+            socket.reader()?
+        } else {
+            for_both = socket.reader_and_writer()?;
+            answered_early = request.send_rest(&for_both, progress).await?;
+            &for_both
+        };
 
         buffer.clear();
-        let head = read_head(&registered, buffer).await?;
+        let head = read_head(registered, buffer).await?;
         buffer.drain(..head.size);
         let body = match head.framing {
-            Framing::Length(length) => read_sized(&registered, buffer, length, limits, unread).await?,
-            Framing::Chunked => read_chunked(&registered, buffer, limits).await?,
+            Framing::Length(length) => read_sized(registered, buffer, length, limits, unread).await?,
+            Framing::Chunked => read_chunked(registered, buffer, limits).await?,
             Framing::Absent => return Err(broken("an answer without a body")),
         };
         // What follows an answer unasked would be taken for the next one's.
         progress.clean = head.keep_alive && !answered_early && buffer.is_empty();
         Ok(Answer { status: head.status, body })
-    }
-}
-
-impl AsFd for Connection {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Connection::Unix(stream) => stream.as_fd(),
-            Connection::Tcp(stream) => stream.as_fd(),
-        }
     }
 }
 
@@ -256,65 +231,30 @@ impl Request<'_> {
         }
         Ok(true)
     }
-}
 
-fn register(socket: BorrowedFd<'_>, interest: Interest) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
-    // SAFETY: a `BorrowedFd` is open, and stays the same, for as long as it can be used.
-    Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
-}
-
-/// Nothing to read and not closed.
-fn expect_silence(socket: BorrowedFd<'_>) -> io::Result<()> {
-    let mut byte = [0u8; 1];
-    match rustix::net::recv(socket, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
-        Err(rustix::io::Errno::AGAIN) => Ok(()),
-        Ok((_, 0)) => Err(io::Error::new(io::ErrorKind::ConnectionReset, "the container closed the connection")),
-        Ok(_) => Err(broken("the container spoke without being asked")),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn is_readable(socket: BorrowedFd<'_>) -> io::Result<bool> {
-    let mut byte = [0u8; 1];
-    match rustix::net::recv(socket, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
-        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(false),
-        Ok(_) => Ok(true),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Appends at least one and at most `room` bytes to `to`.
-async fn read_some(from: &AsyncFd<BorrowedFd<'_>>, to: &mut Vec<u8>, room: usize) -> io::Result<()> {
-    loop {
-        let mut ready = from.readable().await?;
-        let read = ready.try_io(|socket| {
-            let length = to.len();
-            // Never beyond `room`: what follows must stay in the socket, where the next call looks for it.
-            to.resize(length + room.min(READ_SIZE), 0);
-            let result = rustix::net::recv(socket.get_ref(), &mut to[length..], RecvFlags::DONTWAIT);
-            let read = result.as_ref().map_or(0, |(_, read)| *read);
-            to.truncate(length + read);
-            Ok(result.map(|_| read)?)
-        });
-        match read {
-            Ok(Ok(0)) => {
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the container closed the connection"));
+    /// Sends what is left as the socket takes it. True: the proxy answered before it had read all, as it may when it refuses
+    /// a long request; then its answer counts and the rest does not.
+    async fn send_rest(&mut self, to: &Registered, progress: &mut Progress) -> io::Result<bool> {
+        while !self.is_empty() {
+            let mut ready = to.ready(Interest::READABLE | Interest::WRITABLE).await?;
+            if ready.ready().is_readable() {
+                if is_readable(to)? {
+                    return Ok(true);
+                }
+                ready.clear_ready_matching(Ready::READABLE);
             }
-            Ok(Ok(_)) => return Ok(()),
-            Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-            Ok(Err(error)) => return Err(error),
-            Err(_would_block) => {}
+            if ready.ready().is_writable() && !self.send(to.as_fd(), progress)? {
+                ready.clear_ready_matching(Ready::WRITABLE);
+            }
         }
+        Ok(false)
     }
 }
-
-/// Room made for one read.
-const READ_SIZE: usize = 64 << 10;
 
 /// Room for the first read of an answer: small results fit whole.
 const FIRST_READ: usize = 4 << 10;
 
-async fn read_head(from: &AsyncFd<BorrowedFd<'_>>, buffer: &mut Vec<u8>) -> io::Result<Head> {
+async fn read_head(from: &Registered, buffer: &mut Vec<u8>) -> io::Result<Head> {
     loop {
         if !buffer.is_empty()
             && let Some(head) = parse_head(buffer)?
@@ -332,7 +272,7 @@ async fn read_head(from: &AsyncFd<BorrowedFd<'_>>, buffer: &mut Vec<u8>) -> io::
 
 /// Reads a body of `length` bytes. Of one beyond the limit only the prefix is read; `unread` tells what remains.
 async fn read_sized(
-    from: &AsyncFd<BorrowedFd<'_>>,
+    from: &Registered,
     buffer: &mut Vec<u8>,
     length: u64,
     limits: AnswerLimits,
@@ -359,11 +299,7 @@ async fn read_sized(
 }
 
 /// Reads a chunked body to its end, keeping no more than may be shown of it. Its length is known only then.
-async fn read_chunked(
-    from: &AsyncFd<BorrowedFd<'_>>,
-    buffer: &mut Vec<u8>,
-    limits: AnswerLimits,
-) -> io::Result<AnswerBody> {
+async fn read_chunked(from: &Registered, buffer: &mut Vec<u8>, limits: AnswerLimits) -> io::Result<AnswerBody> {
     let most = usize::try_from(limits.limit.max(limits.truncation).bytes()).unwrap_or(usize::MAX);
     let mut decoder = ChunkedDecoder::default();
     let mut body = Vec::new();
@@ -387,7 +323,7 @@ async fn read_chunked(
 }
 
 /// Reads and forgets `unread` bytes.
-async fn discard(from: &AsyncFd<BorrowedFd<'_>>, unread: &mut u64) -> io::Result<()> {
+async fn discard(from: &Registered, unread: &mut u64) -> io::Result<()> {
     let mut scrap = Vec::new();
     while *unread > 0 {
         scrap.clear();

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use node::runtime::InitVerdict;
+use node::runtime::{Answer, AnswerBody, AnswerLimits, Endpoint, InitVerdict, Observed};
 use protocol::{ActivationStatus, ByteSize};
 use serde_json::{Value, json};
 
@@ -127,6 +127,44 @@ async fn results_of_every_form() {
     let error = &result["error"];
     assert_eq!((&error["name"], &error["message"], &error["extra"]), (&json!("TypeError"), &json!("no"), &json!(1)));
     assert!(error["stack"].as_str().is_some_and(|stack| stack.starts_with("TypeError: no\n")), "{error}");
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn whoever_looks_at_the_environment_finds_the_run_that_is_on() {
+    let fixture = Fixture::start().await;
+    let subject = subject(&fixture);
+    let ways = [
+        // Each run may look in another way; the first does not look.
+        "const looks = [() => undefined, () => undefined, () => process.env.__OW_ACTIVATION_ID, () => \
+         ({ ...process.env }).__OW_ACTIVATION_ID, () => require('child_process').execSync('echo $__OW_ACTIVATION_ID')\
+         .toString().trim()]; const main = () => ({ id: looks.length > 1 ? looks.shift()() : looks[0]() })",
+        "const { env } = process; const main = () => ({ id: env.__OW_ACTIVATION_ID })",
+        "const { env } = require('process'); const main = () => ({ id: env.__OW_ACTIVATION_ID })",
+        "const main = () => ({ id: require('child_process').execSync('echo $__OW_ACTIVATION_ID').toString().trim() })",
+        "let kept; const main = () => { kept ??= Object.entries(Object.getOwnPropertyDescriptors(process)) \
+         .find(([name]) => name === 'env'); return { id: (kept[1].value ?? kept[1].get()).__OW_ACTIVATION_ID } }",
+    ];
+    for way in ways {
+        let mut running = Running::start(&subject).await;
+        assert!(matches!(running.init(&text(way), LONG).await, InitVerdict::Initialized), "{way}");
+        let mut seen = Vec::new();
+        for id in ["one", "two", "three", "four", "five", "six"] {
+            let body = json!({"value": {}, "activation_id": id}).to_string();
+            let called = running.call(Endpoint::Run, body.as_bytes(), LONG, AnswerLimits::default()).await;
+            let Observed::Answer(Answer { body: AnswerBody::Whole(body), .. }) = called.observed else {
+                panic!("{way}: {called:?}")
+            };
+            let result: Value = serde_json::from_slice(&body).expect("JSON");
+            seen.push((result.get("id").cloned(), id));
+        }
+        assert!(seen.iter().all(|(found, id)| found.as_ref().is_none_or(|found| found == id)), "{way}: {seen:?}");
+        assert!(seen.iter().filter(|(found, _)| found.is_some()).count() >= 4, "{way}: {seen:?}");
+        running.destroy().await;
+    }
+    let whole = "process.env = { mine: 'yes' }; const main = () => ({ env: process.env })";
+    let answer = once(&subject, text(whole), "main", json!({})).await;
+    assert_eq!(answer, (ActivationStatus::Success, json!({"env": {"mine": "yes"}})), "it may be replaced as a whole");
     fixture.stop().await;
 }
 
