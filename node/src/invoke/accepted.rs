@@ -4,15 +4,13 @@
 //! The owner keeps ids only; what to run is read back when a container is held for it.
 
 use std::{
-    collections::{HashMap, VecDeque},
     pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use parking_lot::Mutex;
 use protocol::{
-    ActivationStatus, EntityName, FullyQualifiedName, SessionId, TransactionId,
+    ActivationStatus, SessionId, TransactionId,
     activation::Response,
     codec,
     command::{Accept, AcceptedWork, ShardOp, ShardReply},
@@ -21,6 +19,7 @@ use protocol::{
 
 use super::{
     InvokeError, Invoked, Invoker, failure, never_ran, no_container, pool_key,
+    queues::{Look, Pushed, QueueKey},
     run::{self, Ending, Ran},
 };
 use crate::{
@@ -35,87 +34,57 @@ use crate::{
     telemetry::{in_this_transaction, in_transaction},
 };
 
-/// Containers that one action asks for at once on behalf of accepted work. More would only wait in line.
-const ASKING: usize = 16;
-/// Containers that all actions together ask for, beyond one each: callers that wait stand in the same line.
-const ASKING_TOGETHER: usize = 64;
 /// How long a container goes on with one action's accepted work before it is offered to others. Where actions wait for
 /// each other's memory, a container of its own for each activation would cost more than the activations.
 const TURN: Duration = Duration::from_millis(250);
 
-/// Accepted work of this session that waits for a container, by invoking namespace and action.
-#[derive(Default)]
-pub(super) struct Queues(Mutex<State>);
-
-#[derive(Default)]
-struct State {
-    queues: HashMap<QueueKey, Queue>,
-    /// Sum over all queues.
-    asking: usize,
-}
-
-type QueueKey = (EntityName, FullyQualifiedName);
-
-#[derive(Default)]
-struct Queue {
-    waiting: VecDeque<Waiting>,
-    /// Tasks that ask for a container; at least one while any waits.
-    asking: usize,
-}
-
-/// A container that has just run accepted work.
+/// A container that has just run accepted work, and goes on with it.
 struct Held {
     key: PoolKey,
     lease: Lease,
-    /// The beginning of its turn.
+    turn: Turn,
+}
+
+impl Held {
+    fn give_back(self) {
+        self.lease.give_back();
+        drop(self.turn);
+    }
+}
+
+/// A container's time with the accepted work of one action. When the last ends, another container is asked for what waits.
+struct Turn {
+    invoker: Invoker,
+    key: QueueKey,
     since: Instant,
 }
 
-fn give_back(held: Option<Held>) {
-    if let Some(held) = held {
-        held.lease.give_back();
+impl Turn {
+    fn begin(invoker: &Invoker, key: QueueKey) -> Self {
+        invoker.0.accepted.serves(&key);
+        Self { invoker: invoker.clone(), key, since: Instant::now() }
     }
 }
 
-impl Queues {
-    pub(super) fn len(&self) -> usize {
-        self.0.lock().queues.values().map(|queue| queue.waiting.len()).sum()
-    }
-
-    /// True if somebody waits for this action: newcomers go behind them.
-    fn has_waiting(&self, key: &QueueKey) -> bool {
-        self.0.lock().queues.get(key).is_some_and(|queue| !queue.waiting.is_empty())
-    }
-
-    /// Adds `waiting`. True: one more task should ask for a container.
-    fn push(&self, key: &QueueKey, waiting: Waiting) -> bool {
-        let State { queues, asking } = &mut *self.0.lock();
-        let queue = queues.entry(key.clone()).or_default();
-        queue.waiting.push_back(waiting);
-        let more = queue.asking == 0 || (queue.asking < ASKING && *asking < ASKING_TOGETHER);
-        queue.asking += usize::from(more);
-        *asking += usize::from(more);
-        more
-    }
-
-    /// The next to run, for who has a container already.
-    fn next(&self, key: &QueueKey) -> Option<Waiting> {
-        self.0.lock().queues.get_mut(key)?.waiting.pop_front()
-    }
-
-    /// The next to run; `None`: nothing waits, and the asking task has ended.
-    fn next_or_leave(&self, key: &QueueKey) -> Option<Waiting> {
-        let State { queues, asking } = &mut *self.0.lock();
-        let queue = queues.get_mut(key)?;
-        let next = queue.waiting.pop_front();
-        if next.is_none() {
-            queue.asking -= 1;
-            *asking -= 1;
-            if queue.asking == 0 {
-                queues.remove(key);
-            }
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if self.invoker.0.accepted.served(&self.key) && !self.invoker.is_stopping() {
+            self.invoker.ask(self.key.clone());
         }
-        next
+    }
+}
+
+/// The task that asks for a container.
+struct Asking {
+    invoker: Invoker,
+    key: QueueKey,
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        if self.invoker.0.accepted.asked(&self.key) && !self.invoker.is_stopping() {
+            self.invoker.ask(self.key.clone());
+        }
     }
 }
 
@@ -153,7 +122,7 @@ impl Invoker {
             }
         }
         match lease {
-            Some(lease) => self.run_beside(work, action, lease, Instant::now()),
+            Some(lease) => self.run_beside(work, action, lease, Turn::begin(&self, key)),
             None => {
                 let shard = self.0.parts.groups.shard_of(&work.namespace);
                 self.enqueue(key, Waiting { id, shard, attempt: 0 });
@@ -212,62 +181,87 @@ impl Invoker {
     }
 
     fn enqueue(&self, key: QueueKey, waiting: Waiting) {
-        if self.0.accepted.push(&key, waiting) {
-            let invoker = self.clone();
-            self.background(async move { invoker.ask(key).await });
+        let Pushed { ask, watch } = self.0.accepted.push(&key, waiting, Instant::now());
+        if ask {
+            self.ask(key.clone());
         }
+        if watch {
+            let invoker = self.clone();
+            self.background(async move { invoker.watch(key).await });
+        }
+    }
+
+    /// Sees to it that what waits under `key` has containers enough, until nothing waits.
+    async fn watch(self, key: QueueKey) {
+        while let Look::Ask(more, again) = self.0.accepted.look(&key, Instant::now()) {
+            (0..more).for_each(|_| self.ask(key.clone()));
+            tokio::select! {
+                biased;
+                () = self.0.stopping.cancelled() => return,
+                () = tokio::time::sleep_until(again.into()) => {}
+            }
+        }
+    }
+
+    /// Finds a container for what waits under `key`, which then goes on with it.
+    fn ask(&self, key: QueueKey) {
+        let asking = Asking { invoker: self.clone(), key };
+        self.background(async move {
+            let Asking { invoker, key } = &asking;
+            while let Some(waiting) = invoker.0.accepted.next(key) {
+                if invoker.is_stopping() || invoker.place(key, waiting, None).await {
+                    return;
+                }
+            }
+        });
     }
 
     fn background(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.0.tasks.spawn_on(work, &self.0.parts.background);
     }
 
-    /// Finds containers for the work that waits under `key`, one after another, until none waits.
-    async fn ask(self, key: QueueKey) {
-        while let Some(waiting) = self.0.accepted.next_or_leave(&key) {
-            if self.is_stopping() {
-                return;
-            }
-            self.place(&key, waiting, None).await;
-        }
-    }
-
     /// Reads what `waiting` runs and starts it, on the container `held` or else on one that it gets for it. The run goes
-    /// on beside.
-    async fn place(&self, key: &QueueKey, waiting: Waiting, held: Option<Held>) {
+    /// on beside. False: it does not run here.
+    async fn place(&self, key: &QueueKey, waiting: Waiting, held: Option<Held>) -> bool {
         match self.read(waiting).await {
             Some(work) => {
                 let transaction = TransactionId(work.transaction_id.as_str().into());
-                in_transaction(transaction, self.place_work(key, waiting, work, held)).await;
+                in_transaction(transaction, self.place_work(key, waiting, work, held)).await
             }
-            None => give_back(held),
+            None => {
+                held.map(Held::give_back);
+                false
+            }
         }
     }
 
-    async fn place_work(&self, key: &QueueKey, waiting: Waiting, work: AcceptedWork, held: Option<Held>) {
+    async fn place_work(&self, key: &QueueKey, waiting: Waiting, work: AcceptedWork, held: Option<Held>) -> bool {
         let Some(action) = self.resolve(key, &work).await else {
-            return give_back(held);
+            held.map(Held::give_back);
+            return false;
         };
-        let (lease, since) = match held {
-            Some(held) if held.key == pool_key(&work, &action) => (held.lease, held.since),
+        let (lease, turn) = match held {
+            Some(held) if held.key == pool_key(&work, &action) => (held.lease, held.turn),
             // The action was updated meanwhile.
             other => {
-                give_back(other);
+                other.map(Held::give_back);
                 match self.acquire(&work, &action).await {
-                    Some(lease) => (lease, Instant::now()),
-                    None => return,
+                    Some(lease) => (lease, Turn::begin(self, key.clone())),
+                    None => return false,
                 }
             }
         };
         if self.is_stopping() {
-            return lease.give_back();
+            lease.give_back();
+            return false;
         }
-        if session::may_start(&self.0.parts.groups, waiting.shard, waiting.id, self.session(), waiting.attempt).await {
-            self.run_beside(work, action, lease, since);
-        } else {
+        if !session::may_start(&self.0.parts.groups, waiting.shard, waiting.id, self.session(), waiting.attempt).await {
             tracing::info!(activation_id = %waiting.id, "not started here: it is another's, or over");
             lease.give_back();
+            return false;
         }
+        self.run_beside(work, action, lease, turn);
+        true
     }
 
     /// The action that `work` runs; `None`: there is none any more, and the work has its record.
@@ -331,35 +325,36 @@ impl Invoker {
         None
     }
 
-    fn run_beside(&self, work: AcceptedWork, action: Arc<ResolvedAction>, lease: Lease, since: Instant) {
+    fn run_beside(&self, work: AcceptedWork, action: Arc<ResolvedAction>, lease: Lease, turn: Turn) {
         let invoker = self.clone();
-        let run = async move { invoker.run_started(work, action, lease, since).await };
+        let run = async move { invoker.run_started(work, action, lease, turn).await };
         self.background(in_this_transaction(run));
     }
 
-    /// Runs work whose start is committed. `since`: when its container began to run this action's accepted work.
-    async fn run_started(&self, work: AcceptedWork, action: Arc<ResolvedAction>, lease: Lease, since: Instant) {
+    /// Runs work whose start is committed.
+    async fn run_started(&self, work: AcceptedWork, action: Arc<ResolvedAction>, lease: Lease, turn: Turn) {
         let ran = run::run(self, &work, &action, lease).await;
         let Ran { response, times, used } = ran;
         let store = self.stores(self.0.parts.config.store_accepted, &work, response.status);
         let record = Arc::new(record::record(&work, &action, response, &times));
-        let free = |lease| self.pass_on(Held { key: pool_key(&work, &action), lease, since });
+        let free = |lease| self.pass_on(Held { key: pool_key(&work, &action), lease, turn });
         run::end(self, used, record, &action, Ending { accepted: true, store }, free).await;
     }
 
     /// The container takes what waits next for the same action, until its turn is over.
     fn pass_on(&self, held: Held) {
-        let key = (held.key.namespace.clone(), held.key.action.clone());
-        let over = held.since.elapsed() >= TURN || self.is_stopping();
-        match if over { None } else { self.0.accepted.next(&key) } {
+        let over = held.turn.since.elapsed() >= TURN || self.is_stopping();
+        match if over { None } else { self.0.accepted.next(&held.turn.key) } {
             Some(waiting) => {
                 let invoker = self.clone();
+                let key = held.turn.key.clone();
                 // Boxed: each run ends by beginning the next.
-                let next: Pin<Box<dyn Future<Output = ()> + Send>> =
-                    Box::pin(async move { invoker.place(&key, waiting, Some(held)).await });
+                let next: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
+                    invoker.place(&key, waiting, Some(held)).await;
+                });
                 self.background(next);
             }
-            None => held.lease.give_back(),
+            None => held.give_back(),
         }
     }
 
@@ -371,35 +366,5 @@ impl Invoker {
 
     fn session(&self) -> SessionId {
         self.0.parts.session
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use protocol::{ActivationId, ShardId};
-
-    use super::*;
-
-    fn key(action: usize) -> QueueKey {
-        let name = FullyQualifiedName::parse(&format!("guest/action-{action}")).expect("a name");
-        (EntityName::new("guest").expect("a name"), name)
-    }
-
-    #[test]
-    fn accepted_work_of_many_actions_does_not_fill_the_line_for_containers() {
-        let queues = Queues::default();
-        let waiting = Waiting { id: ActivationId::from_bytes([1; 16]), shard: ShardId(0), attempt: 0 };
-        let push = |action| (0..100).filter(|_| queues.push(&key(action), waiting)).count();
-        let asking: Vec<usize> = (0..100).map(push).collect();
-        assert_eq!(asking[..6], [16, 16, 16, 16, 1, 1], "each has one, whoever came before");
-        assert_eq!(asking.iter().sum::<usize>(), ASKING_TOGETHER + 96);
-
-        // Everything is taken, then all who ask leave: nothing is left to count.
-        for (action, asking) in asking.into_iter().enumerate() {
-            while queues.next(&key(action)).is_some() {}
-            (0..asking).for_each(|_| assert!(queues.next_or_leave(&key(action)).is_none()));
-        }
-        let State { queues: left, asking } = &*queues.0.lock();
-        assert_eq!((left.len(), *asking), (0, 0));
     }
 }

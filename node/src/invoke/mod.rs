@@ -5,6 +5,7 @@ pub mod accepted;
 pub mod action_actor;
 pub mod blocking;
 mod detach;
+mod queues;
 pub mod run;
 #[cfg(test)]
 mod tests;
@@ -126,7 +127,7 @@ struct Inner {
     parts: Parts,
     /// Every invocation under way; a drain waits for it.
     tasks: TaskTracker,
-    accepted: accepted::Queues,
+    accepted: queues::Queues,
     /// Cancelled when nothing is placed any more.
     stopping: CancellationToken,
 }
@@ -136,7 +137,7 @@ impl Invoker {
         Self(Arc::new(Inner {
             parts,
             tasks: TaskTracker::new(),
-            accepted: accepted::Queues::default(),
+            accepted: queues::Queues::default(),
             stopping: CancellationToken::new(),
         }))
     }
