@@ -117,6 +117,11 @@ pub(crate) fn families(options: &Options) -> Vec<ColumnFamilyDescriptor> {
             table.set_bloom_filter(10.0, false);
         }
         let mut family = DbOptions::default();
+        if bloom {
+            // The same in the buffer, where each would be a search of its list: 10 bits per key and more.
+            family.set_memtable_whole_key_filtering(true);
+            family.set_memtable_prefix_bloom_ratio(0.01);
+        }
         family.set_block_based_table_factory(&table);
         family.set_write_buffer_size(write_buffer);
         family.set_max_write_buffer_number(3);
