@@ -45,10 +45,11 @@ struct Held {
     turn: Turn,
 }
 
-impl Held {
-    fn give_back(self) {
-        self.lease.give_back();
-        drop(self.turn);
+fn give_back(held: Option<Held>) {
+    if let Some(held) = held {
+        held.lease.give_back();
+        // Behind it, so that who asks next finds it.
+        drop(held.turn);
     }
 }
 
@@ -229,7 +230,7 @@ impl Invoker {
                 in_transaction(transaction, self.place_work(key, waiting, work, held)).await
             }
             None => {
-                held.map(Held::give_back);
+                give_back(held);
                 false
             }
         }
@@ -237,14 +238,14 @@ impl Invoker {
 
     async fn place_work(&self, key: &QueueKey, waiting: Waiting, work: AcceptedWork, held: Option<Held>) -> bool {
         let Some(action) = self.resolve(key, &work).await else {
-            held.map(Held::give_back);
+            give_back(held);
             return false;
         };
         let (lease, turn) = match held {
             Some(held) if held.key == pool_key(&work, &action) => (held.lease, held.turn),
             // The action was updated meanwhile.
             other => {
-                other.map(Held::give_back);
+                give_back(other);
                 match self.acquire(&work, &action).await {
                     Some(lease) => (lease, Turn::begin(self, key.clone())),
                     None => return false,
@@ -354,7 +355,7 @@ impl Invoker {
                 });
                 self.background(next);
             }
-            None => held.give_back(),
+            None => give_back(Some(held)),
         }
     }
 
