@@ -36,6 +36,10 @@ pub struct Options {
     /// `--memory`.
     pub memory: &'static str,
     pub unsafe_no_sandbox: bool,
+    /// `--backend`.
+    pub backend: &'static str,
+    /// Open files that it begins with; `None`: as this process has them.
+    pub soft_descriptors: Option<u32>,
     /// Lines of the configuration file. Tables must not be those of other options.
     pub config: String,
     /// The user that runs the node; only root can choose.
@@ -44,7 +48,14 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { memory: "2GB", unsafe_no_sandbox: false, config: String::new(), user: None }
+        Self {
+            memory: "2GB",
+            unsafe_no_sandbox: false,
+            backend: "process",
+            soft_descriptors: None,
+            config: String::new(),
+            user: None,
+        }
     }
 }
 
@@ -112,7 +123,14 @@ impl TestNode {
         assert!(self.child.is_none(), "the node runs already");
         let began = Instant::now();
         let log = File::options().create(true).append(true).open(self.log_file()).expect("a log file can be made");
-        let mut command = Command::new(&self.program);
+        let mut command = match self.options.soft_descriptors {
+            None => Command::new(&self.program),
+            Some(number) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -Sn {number} && exec \"$0\" \"$@\"")]).arg(&self.program);
+                shell
+            }
+        };
         command
             .arg("start")
             .arg("--config")
@@ -120,7 +138,14 @@ impl TestNode {
             .arg("--data-dir")
             .arg(self.data_dir())
             .args(["--api-addr", &self.address.to_string()])
-            .args(["--node-name", "node-under-test", "--backend", "process", "--memory", self.options.memory])
+            .args([
+                "--node-name",
+                "node-under-test",
+                "--backend",
+                self.options.backend,
+                "--memory",
+                self.options.memory,
+            ])
             .args(self.options.unsafe_no_sandbox.then_some("--unsafe-no-sandbox"))
             .env_clear()
             .env("PATH", path_variable(self.options.user.is_some()))

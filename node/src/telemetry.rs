@@ -22,8 +22,9 @@ use crate::config::LogFormat;
 
 /// Environment variable that chooses what is logged, such as `debug` or `info,node::containers=trace`.
 pub const FILTER_VARIABLE: &str = "WHISP_LOG";
-/// openraft tells of every election at `info`; on one node they mean nothing.
-const DEFAULT_FILTER: &str = "info,openraft=warn,actix_server=warn";
+/// openraft tells of every election at `info`; on one node they mean nothing. actix calls it an error when a client sends
+/// what is no HTTP.
+const DEFAULT_FILTER: &str = "info,openraft=warn,actix_server=warn,actix_http::h1=off";
 
 /// [`FILTER_VARIABLE`] holds no filter.
 #[derive(Debug, thiserror::Error)]

@@ -13,8 +13,12 @@ pub enum ErrorCode {
     NotFound,
     NotAcceptable,
     Conflict,
+    /// The client was too slow.
+    RequestTimeout,
     TooLarge,
     UriTooLong,
+    /// The request line and the headers together.
+    HeadTooLarge,
     UnsupportedMediaType,
     /// Well-formed, but it cannot be followed: a binding that leads to itself.
     Unprocessable,
@@ -26,15 +30,17 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All of them, so that tests can be complete.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::BadRequest,
         Self::Unauthenticated,
         Self::Forbidden,
         Self::NotFound,
         Self::NotAcceptable,
         Self::Conflict,
+        Self::RequestTimeout,
         Self::TooLarge,
         Self::UriTooLong,
+        Self::HeadTooLarge,
         Self::UnsupportedMediaType,
         Self::Unprocessable,
         Self::TooManyRequests,

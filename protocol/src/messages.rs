@@ -20,8 +20,12 @@ pub const fn default_text(code: ErrorCode) -> &'static str {
         ErrorCode::Conflict => {
             "The request could not be processed because of conflict in the request, such as an edit conflict."
         }
+        ErrorCode::RequestTimeout => "The server timed out waiting for the request.",
         ErrorCode::TooLarge => "The request content is larger than the server is willing or able to process.",
         ErrorCode::UriTooLong => "The request URI is longer than the server is willing to interpret.",
+        ErrorCode::HeadTooLarge => {
+            "The server is unwilling to process the request because either an individual header field, or all the header fields collectively, are too large."
+        }
         ErrorCode::UnsupportedMediaType => "The request's Content-Type is not supported. Expected:\napplication/json",
         ErrorCode::Unprocessable => "The request was well-formed but was unable to be followed due to semantic errors.",
         ErrorCode::TooManyRequests => "The user has sent too many requests in a given amount of time.",
@@ -50,6 +54,9 @@ pub fn malformed_content(reason: impl Display) -> String {
 pub fn malformed_query(name: &str, reason: impl Display) -> String {
     format!("The query parameter '{name}' was malformed:\n{reason}")
 }
+
+/// Ours: upstream has no bound on the memory of bodies.
+pub const NO_ROOM_FOR_BODY: &str = "The server has no memory for large requests now: too many came at once.";
 
 /// `found`: the request's media type as sent, with its charset.
 pub fn unsupported_content_type(found: &str) -> String {

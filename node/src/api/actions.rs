@@ -7,10 +7,9 @@ use protocol::{
     json::Members,
     messages,
 };
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    body::{Body, MAX_BODY, ReadBody},
+    body::{Body, MAX_BODY, ReadBody, Room},
     error::ApiError,
     extract::{Call, Paging},
     respond,
@@ -65,7 +64,7 @@ pub async fn get(call: &Call, name: FullyQualifiedName) -> Result<HttpResponse, 
     let (with_code, resolved) = (with_code?, resolved?);
     let code = resolved.action.exec.code().filter(|_| with_code);
     // Room first, then the code: many may ask for large code at once.
-    let room = call.bodies.reserve(code.map_or(0, |code| code.size)).await?;
+    let room = call.bodies.reserve(&call.caller.namespace, code.map_or(0, |code| code.size)).await?;
     let code = if with_code { entities.code(&resolved).await? } else { None };
     let found = ActionWithCode {
         action: resolved.action.clone(),
@@ -78,10 +77,10 @@ pub async fn get(call: &Call, name: FullyQualifiedName) -> Result<HttpResponse, 
 
 /// `PUT …/actions/[{package}/]{name}?overwrite=`: 200 the action as it is now · 400 · 403 · 404 package · 409 it is
 /// there, is something else, or changed meanwhile · 413.
-pub async fn put(call: &Call, name: FullyQualifiedName, body: Body) -> Result<HttpResponse, ApiError> {
+pub async fn put(call: &Call, name: FullyQualifiedName, body: &mut Body) -> Result<HttpResponse, ApiError> {
     let entities = &call.state.entities;
     entities.check_home(&call.caller.namespace, &name).await?;
-    let body = body.json(MAX_BODY).await?;
+    let body = body.json(&call.caller.namespace, MAX_BODY).await?;
     let limits = entities.limits(&call.caller.namespace).await?;
     let sizes = Sizes {
         exec: entities.system_limits().exec,
@@ -96,7 +95,7 @@ pub async fn put(call: &Call, name: FullyQualifiedName, body: Body) -> Result<Ht
         blocking(move || decode(&body, &entities, sizes, overwrite)).await??
     };
     let written = entities.put_action(name, put).await?;
-    let room = call.bodies.reserve(written.code.as_ref().map_or(0, |code| code.len() as u64)).await?;
+    let room = room_to_show(call, &written).await?;
     shown(written, false, room).await
 }
 
@@ -104,7 +103,7 @@ pub async fn put(call: &Call, name: FullyQualifiedName, body: Body) -> Result<Ht
 pub async fn delete(call: &Call, name: FullyQualifiedName) -> Result<HttpResponse, ApiError> {
     call.state.entities.check_home(&call.caller.namespace, &name).await?;
     let deleted = call.state.entities.delete_action(name).await?;
-    let room = call.bodies.reserve(deleted.code.as_ref().map_or(0, |code| code.len() as u64)).await?;
+    let room = room_to_show(call, &deleted).await?;
     shown(deleted, false, room).await
 }
 
@@ -139,11 +138,7 @@ fn decode(
 }
 
 /// `with_binding`: names the binding that it was reached through. `room`: in the budget, until the answer is sent.
-async fn shown(
-    found: ActionWithCode,
-    with_binding: bool,
-    room: Option<OwnedSemaphorePermit>,
-) -> Result<HttpResponse, ApiError> {
+async fn shown(found: ActionWithCode, with_binding: bool, room: Option<Room>) -> Result<HttpResponse, ApiError> {
     let large = found.code.as_ref().is_some_and(|code| code.len() > LARGE);
     let write = move || -> Result<String, ApiError> {
         let ActionWithCode { action, code, merged, binding } = &found;
@@ -165,6 +160,12 @@ async fn shown(
         true => respond::large_json(blocking(write).await??, room),
         false => respond::json_text(StatusCode::OK, write()?),
     })
+}
+
+/// In the budget, for the code of an action that is shown.
+async fn room_to_show(call: &Call, found: &ActionWithCode) -> Result<Option<Room>, ApiError> {
+    let size = found.code.as_ref().map_or(0, |code| code.len() as u64);
+    call.bodies.reserve(&call.caller.namespace, size).await
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {

@@ -4,12 +4,12 @@ use actix_web::{HttpResponse, http::StatusCode};
 use protocol::{
     ActivationId, ErrorCode, TransactionId,
     error::{ErrorBody, Malformed},
-    json::ObjectError,
+    json::{ObjectError, ObjectWriter},
     messages,
 };
 use raft_store::StoreError;
 
-use super::respond;
+use super::{extract::new_transaction_id, respond};
 use crate::{
     auth::AuthError,
     entities::{EntityError, arguments::ArgumentsError},
@@ -34,8 +34,10 @@ pub fn status(code: ErrorCode) -> StatusCode {
         ErrorCode::NotFound => StatusCode::NOT_FOUND,
         ErrorCode::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
         ErrorCode::Conflict => StatusCode::CONFLICT,
+        ErrorCode::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
         ErrorCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorCode::UriTooLong => StatusCode::URI_TOO_LONG,
+        ErrorCode::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         ErrorCode::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         ErrorCode::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorCode::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
@@ -101,6 +103,21 @@ impl ApiError {
             respond::name_activation(&mut response, &id);
         }
         response
+    }
+
+    /// The bytes of an answer, where there is no request to answer. The connection ends with it.
+    pub fn alone(&self) -> Vec<u8> {
+        let transaction = new_transaction_id();
+        let mut body = ObjectWriter::new(String::new());
+        body.string("error", &self.text);
+        body.string("code", &transaction.0);
+        let body = body.finish();
+        let (status, length, id) = (status(self.code), body.len(), &transaction.0);
+        format!(
+            "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\ncontent-type: application/json\r\n\
+             x-request-id: {id}\r\n\r\n{body}"
+        )
+        .into_bytes()
     }
 }
 

@@ -169,11 +169,14 @@ pub fn transaction_id(request: &HttpRequest) -> TransactionId {
     let given = request.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok());
     match given.filter(|id| (1..=MAX_TRANSACTION_ID).contains(&id.len()) && !id.starts_with("sid_")) {
         Some(id) => TransactionId(id.into()),
-        None => {
-            let id: String = rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect();
-            TransactionId(id.into())
-        }
+        None => new_transaction_id(),
     }
+}
+
+/// 32 random letters and digits.
+pub fn new_transaction_id() -> TransactionId {
+    let id: String = rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect();
+    TransactionId(id.into())
 }
 
 fn accepts_json(request: &HttpRequest) -> bool {

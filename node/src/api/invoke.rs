@@ -17,7 +17,7 @@ const MAX_WAIT_MS: u64 = 60_000;
 /// `?blocking=&result=&timeout=`: 200 the record, or with `result` what the action answered · 202 accepted, or the wait
 /// is over · 502 the action failed · 500 the platform did. All of these name the activation. 400 · 403 · 404 · 409 ·
 /// 413 · 429 · 503: there is none.
-pub async fn invoke(call: &Call, name: FullyQualifiedName, body: Body) -> Result<HttpResponse, ApiError> {
+pub async fn invoke(call: &Call, name: FullyQualifiedName, body: &mut Body) -> Result<HttpResponse, ApiError> {
     if call.state.serving.is_draining() {
         return Err(ApiError::default_of(ErrorCode::Unavailable));
     }
@@ -28,7 +28,7 @@ pub async fn invoke(call: &Call, name: FullyQualifiedName, body: Body) -> Result
     let limits = entities.limits(&call.caller.namespace).await?;
     body.check_declared(limits.sizes.payload)?;
     let wanted = Wanted::of(call)?;
-    let body = body.json(limits.sizes.payload).await?;
+    let body = body.json(&call.caller.namespace, limits.sizes.payload).await?;
     let payload = match body.text()? {
         "" => "{}",
         text => text,

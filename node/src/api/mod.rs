@@ -10,8 +10,10 @@
 mod actions;
 mod activations;
 mod body;
+mod connection;
 mod error;
 mod extract;
+mod framing;
 mod info;
 mod invoke;
 mod namespaces;
@@ -19,7 +21,7 @@ mod packages;
 mod respond;
 mod server;
 
-use std::sync::Arc;
+use std::{rc::Rc, sync::Arc};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -32,6 +34,7 @@ use protocol::{ErrorCode, FullyQualifiedName, TransactionId, messages};
 pub use self::server::{Serving, serve};
 use self::{
     body::{Body, BodyBudget},
+    connection::{Answer, Requests},
     error::ApiError,
     extract::{Call, segments, transaction_id},
 };
@@ -62,15 +65,24 @@ async fn answer(
     payload: Payload,
     state: Data<AppState>,
     bodies: Data<BodyBudget>,
-) -> HttpResponse {
+) -> HttpResponse<Answer> {
+    let open = request.conn_data::<Rc<Requests>>().map(Requests::begin);
+    let mut request_body = Body::new(&request, payload.into_inner(), bodies.clone());
     let transaction = transaction_id(&request);
-    in_transaction(transaction.clone(), answer_as(transaction, request, payload, state, bodies)).await
+    let answered = answer_as(transaction.clone(), request, &mut request_body, state, bodies);
+    let response = in_transaction(transaction, answered).await;
+    if request_body.has_more() {
+        // What lies in the framework's buffer comes now. An answer to a part of a request ends the connection.
+        tokio::task::yield_now().await;
+        request_body.has_more();
+    }
+    response.map_body(|_, body| Answer { body, request_body, request: open })
 }
 
 async fn answer_as(
     transaction: TransactionId,
     request: HttpRequest,
-    payload: Payload,
+    body: &mut Body,
     state: Data<AppState>,
     bodies: Data<BodyBudget>,
 ) -> HttpResponse {
@@ -84,11 +96,11 @@ async fn answer_as(
         match under_api {
             Some("" | "/") if request.method() == Method::GET => Ok(info::api()),
             Some(path) if request.method() == Method::GET && is_api_docs(path) => Ok(info::api_docs()),
-            Some(path) => match Call::new(&request, state, bodies.clone(), transaction.clone(), received_ms) {
+            Some(path) => match Call::new(&request, state, bodies, transaction.clone(), received_ms) {
                 Ok(call) => match segments(path) {
                     Ok(path) => {
                         let path: Vec<&str> = path.iter().map(AsRef::as_ref).collect();
-                        route(&call, &path, Body::new(&request, payload, bodies)).await
+                        route(&call, &path, body).await
                     }
                     Err(error) => Err(error),
                 },
@@ -126,7 +138,7 @@ fn outside(request: &HttpRequest, state: &AppState) -> Result<HttpResponse, ApiE
 }
 
 /// The route table. An empty last segment is a trailing slash.
-async fn route(call: &Call, path: &[&str], body: Body) -> Result<HttpResponse, ApiError> {
+async fn route(call: &Call, path: &[&str], body: &mut Body) -> Result<HttpResponse, ApiError> {
     // Only a last segment can be empty; nothing has no name.
     if path.split_last().is_some_and(|(_, before)| before.contains(&"")) {
         return Err(ApiError::no_route());
@@ -180,7 +192,7 @@ async fn route(call: &Call, path: &[&str], body: Body) -> Result<HttpResponse, A
     }
 }
 
-async fn action(call: &Call, name: FullyQualifiedName, body: Body) -> Result<HttpResponse, ApiError> {
+async fn action(call: &Call, name: FullyQualifiedName, body: &mut Body) -> Result<HttpResponse, ApiError> {
     match *call.method() {
         Method::GET => actions::get(call, name).await,
         Method::PUT => actions::put(call, name, body).await,

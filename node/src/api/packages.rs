@@ -36,10 +36,10 @@ pub async fn get(call: &Call, name: FullyQualifiedName) -> Result<HttpResponse, 
 
 /// `PUT …/packages/{name}?overwrite=`: 200 the package as it is now · 400 · 403 · 409 it is there, is something else,
 /// or changed meanwhile · 413 · 422 bound to itself.
-pub async fn put(call: &Call, name: FullyQualifiedName, body: Body) -> Result<HttpResponse, ApiError> {
+pub async fn put(call: &Call, name: FullyQualifiedName, body: &mut Body) -> Result<HttpResponse, ApiError> {
     let entities = &call.state.entities;
     entities.check_package_owner(&call.caller.namespace, &name)?;
-    let body = body.json(MAX_BODY).await?;
+    let body = body.json(&call.caller.namespace, MAX_BODY).await?;
     let members = Members::parse(body.text()?)?;
     let content = PackageBody::content(&members)?;
     let limits = entities.limits(&call.caller.namespace).await?;

@@ -22,6 +22,8 @@ pub struct Http {
     pub keep_alive: Duration,
     /// How long a client may take to send the head of a request, before it is answered with 408. Default 10 s.
     pub head_timeout: Duration,
+    /// How long a client may take to send the body of a request, and to take any more of an answer. Default 60 s.
+    pub body_timeout: Duration,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -32,6 +34,7 @@ pub(super) struct Written {
     connections_per_worker: Option<usize>,
     keep_alive: Option<HumanDuration>,
     head_timeout: Option<HumanDuration>,
+    body_timeout: Option<HumanDuration>,
 }
 
 impl Written {
@@ -42,18 +45,18 @@ impl Written {
             connections_per_worker: self.connections_per_worker.unwrap_or(10_000),
             keep_alive: self.keep_alive.map_or(Duration::from_secs(70), Duration::from),
             head_timeout: self.head_timeout.map_or(Duration::from_secs(10), Duration::from),
+            body_timeout: self.body_timeout.map_or(Duration::from_secs(60), Duration::from),
         };
-        if !(1..=1024).contains(&http.workers) {
-            return Err(ConfigError::invalid("http.workers", "must be 1 to 1024"));
+        if !(1..=512).contains(&http.workers) {
+            return Err(ConfigError::invalid("http.workers", "must be 1 to 512"));
         }
         if http.connections_per_worker == 0 {
             return Err(ConfigError::invalid("http.connections_per_worker", "must be at least 1"));
         }
-        if http.head_timeout.is_zero() {
-            return Err(ConfigError::invalid(
-                "http.head_timeout",
-                "must not be 0: clients could hold connections for ever",
-            ));
+        for (key, time) in [("http.head_timeout", http.head_timeout), ("http.body_timeout", http.body_timeout)] {
+            if time.is_zero() {
+                return Err(ConfigError::invalid(key, "must not be 0: nobody is that fast"));
+            }
         }
         Ok(http)
     }

@@ -69,6 +69,8 @@ fn nonsense_is_refused_by_name() {
         ("[http]\nport = 1", "unknown field `port`"),
         ("[http]\nworkers = 0", "http.workers"),
         ("[http]\nhead_timeout = \"0s\"", "http.head_timeout"),
+        ("[http]\nbody_timeout = \"0s\"", "http.body_timeout"),
+        ("[http]\nworkers = 513", "http.workers"),
         ("[http]\nconnections_per_worker = 0", "http.connections_per_worker"),
         ("[http]\nkeep_alive = \"70\"", "is not a duration"),
         ("[raft]\nshards = 65", "raft.shards"),

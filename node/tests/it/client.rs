@@ -42,6 +42,13 @@ impl Answer {
         self.json()
     }
 
+    /// The same, as text: `serde_json::Value` is never deeper than 128 levels.
+    #[track_caller]
+    pub fn ok_text(self) -> String {
+        assert_eq!(self.status, 200, "{self:?}");
+        self.body
+    }
+
     /// Asserts a refusal: its status, its text, and that it has the form of all refusals.
     #[track_caller]
     pub fn refused(&self, status: u16, text: &str) {
@@ -130,11 +137,18 @@ impl Client {
     /// The record of an activation, which may take a while to be there.
     #[track_caller]
     pub fn record(&self, id: &str) -> Value {
+        let text = self.stored(&format!("activations/{id}"));
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
+    }
+
+    /// What `path` answers once it is there.
+    #[track_caller]
+    pub fn stored(&self, path: &str) -> String {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
-            let answer = self.get(&format!("activations/{id}"));
+            let answer = self.get(path);
             if answer.status == 200 {
-                return answer.json();
+                return answer.body;
             }
             assert!(answer.status == 404 && Instant::now() < deadline, "{answer:?}");
             std::thread::sleep(Duration::from_millis(10));

@@ -5,6 +5,7 @@
 
 mod actions;
 mod activations;
+mod bounds;
 mod client;
 mod http;
 mod invoke;
