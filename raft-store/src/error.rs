@@ -7,6 +7,9 @@ use protocol::codec::DecodeError;
 /// Why a data directory cannot be opened. Nothing in it was changed, apart from a torn tail being dropped.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    /// RocksDB is compiled for more than this machine has.
+    #[error("this program needs a processor with SSE4.2 and PCLMULQDQ")]
+    Processor,
     #[error("data directory {dir}: {source}", dir = dir.display())]
     Io { dir: PathBuf, source: io::Error },
     #[error("data directory {dir} is in use by another process: {detail}", dir = dir.display())]

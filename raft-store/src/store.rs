@@ -100,6 +100,10 @@ impl Store {
     /// [`OpenError`] if another process has it, another version wrote it, or what was durable is damaged.
     pub fn open(dir: &Path, options: Options) -> Result<Self, OpenError> {
         let io = |source| OpenError::Io { dir: dir.to_owned(), source };
+        #[cfg(target_arch = "x86_64")]
+        if !(std::arch::is_x86_feature_detected!("sse4.2") && std::arch::is_x86_feature_detected!("pclmulqdq")) {
+            return Err(OpenError::Processor);
+        }
         // Nobody else reads keys, parameters and results.
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
         let lock = lock(dir)?;

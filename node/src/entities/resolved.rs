@@ -30,6 +30,9 @@ pub struct ResolvedAction {
     pub is_final: bool,
     /// What all records of it share.
     pub recorded: Recorded,
+    /// As its runs are told: `/namespace[/package]/name`.
+    pub full_name: String,
+    pub version: String,
 }
 
 /// What a record says of its action, whatever it did: annotations, but for `filter_name`.
@@ -58,6 +61,8 @@ impl ResolvedAction {
         };
         Self {
             recorded: Recorded::of(&action, binding.as_ref()),
+            full_name: format!("/{}", action.fqn()),
+            version: action.version.to_string(),
             revision,
             inline_code,
             binding,

@@ -154,8 +154,8 @@ async fn attempt(invoker: &Invoker, work: &AcceptedWork, action: &ResolvedAction
     let body = Run {
         value: &work.arguments,
         namespace: work.namespace.as_str(),
-        action_name: &format!("/{}", action.action.fqn()),
-        action_version: &action.action.version.to_string(),
+        action_name: &action.full_name,
+        action_version: &action.version,
         activation_id: &work.activation_id.to_string(),
         transaction_id: &work.transaction_id,
         deadline_ms: run_began_ms + u64::from(limits.timeout_ms),
@@ -252,8 +252,8 @@ async fn init_body(
     let mut env = work.init_env.clone();
     let mut context = |name: &str, value: String| env.push((name.to_owned(), value));
     context("__OW_NAMESPACE", work.namespace.to_string());
-    context("__OW_ACTION_NAME", format!("/{}", stored.fqn()));
-    context("__OW_ACTION_VERSION", stored.version.to_string());
+    context("__OW_ACTION_NAME", action.full_name.clone());
+    context("__OW_ACTION_VERSION", action.version.clone());
     context("__OW_ACTIVATION_ID", work.activation_id.to_string());
     context("__OW_TRANSACTION_ID", work.transaction_id.clone());
     context("__OW_DEADLINE", (clock::unix_ms() + timeout.as_millis() as u64).to_string());
