@@ -27,6 +27,7 @@ use crate::{
         PoolConfig, Pools,
         backend::{
             Backend,
+            docker::{self, DockerBackend, DockerConfig, ImageConfig, ManagedImage},
             process::{self, ProcessBackend, ProcessConfig},
             sandbox::SandboxConfig,
             simulated::{SimulatedBackend, SimulatedConfig},
@@ -39,7 +40,7 @@ use crate::{
         code::{BlobError, Blobs},
         collect,
         kinds::Kinds,
-        manifest::{Manifest, ManifestError},
+        manifest::{Image, Manifest, ManifestError},
     },
     invoke::{InvokeConfig, Invoker, Parts},
     metrics,
@@ -73,6 +74,8 @@ pub enum NodeError {
     Manifest(#[from] ManifestError),
     #[error(transparent)]
     Process(#[from] process::StartError),
+    #[error(transparent)]
+    Docker(#[from] docker::StartError),
     #[error("the sample user: {0}")]
     Guest(#[from] auth::UserError),
     #[error("a group of the store failed: {0}; once its cause is gone the node can be started again")]
@@ -190,7 +193,7 @@ impl Node {
         };
 
         // What runs actions.
-        let backend = backend(&config, api_addr, &work).await?;
+        let backend = backend(&config, &manifest, api_addr, &work).await?;
         let kinds = Kinds::new(&manifest, &backend.kinds());
         warn_of_missing(&manifest, &kinds);
         let usable_kinds = kinds.usable(backend.kinds());
@@ -376,18 +379,60 @@ fn listen(address: SocketAddr) -> Result<TcpListener, NodeError> {
     TcpListener::bind(address).map_err(|source| NodeError::Listen { address, source })
 }
 
-async fn backend(config: &Config, api_addr: SocketAddr, work: &Runtime) -> Result<Arc<dyn Backend>, NodeError> {
+async fn backend(
+    config: &Config,
+    manifest: &Manifest,
+    api_addr: SocketAddr,
+    work: &Runtime,
+) -> Result<Arc<dyn Backend>, NodeError> {
+    let docker = || on(work, DockerBackend::start(docker_config(config, manifest)));
     match config.containers.backend {
         BackendChoice::Simulated => Ok(Arc::new(SimulatedBackend::new(SimulatedConfig::default()))),
-        BackendChoice::Auto | BackendChoice::Process => {
-            let mut sandbox = SandboxConfig::new(config.data_dir.join("sandbox"), api_addr.port());
-            sandbox.unsafe_no_sandbox = config.containers.unsafe_no_sandbox;
-            let mut process = ProcessConfig::from_environment(sandbox, config.data_dir.join("containers"))
-                .map_err(NodeError::io("the path of this program"))?;
-            process.log_capacity = ByteSize::mib(config.limits.logs_mb.max.into());
-            let backend = on(work, ProcessBackend::start(process)).await?;
-            Ok(Arc::new(backend))
-        }
+        BackendChoice::Process => process_backend(config, api_addr, work).await,
+        BackendChoice::Docker => Ok(Arc::new(docker().await?)),
+        BackendChoice::Auto => match docker().await {
+            Ok(backend) => Ok(Arc::new(backend)),
+            Err(error) => {
+                tracing::info!(%error, "no Docker here: actions run as processes");
+                process_backend(config, api_addr, work).await
+            }
+        },
+    }
+}
+
+async fn process_backend(config: &Config, api_addr: SocketAddr, work: &Runtime) -> Result<Arc<dyn Backend>, NodeError> {
+    let mut sandbox = SandboxConfig::new(config.data_dir.join("sandbox"), api_addr.port());
+    sandbox.unsafe_no_sandbox = config.containers.unsafe_no_sandbox;
+    let mut process = ProcessConfig::from_environment(sandbox, config.data_dir.join("containers"))
+        .map_err(NodeError::io("the path of this program"))?;
+    process.log_capacity = ByteSize::mib(config.limits.logs_mb.max.into());
+    let backend = on(work, ProcessBackend::start(process)).await?;
+    Ok(Arc::new(backend))
+}
+
+fn docker_config(config: &Config, manifest: &Manifest) -> DockerConfig {
+    let docker = config.containers.docker.clone();
+    let managed = manifest.runtimes.values().flatten().map(|runtime| {
+        let image = ManagedImage { name: runtime.image.pull_name(), sentinelled: runtime.is_sentinelled };
+        (runtime.kind.clone(), image)
+    });
+    DockerConfig {
+        socket: docker.socket,
+        data_dir: config.data_dir.clone(),
+        network: docker.network,
+        dns: docker.dns,
+        dns_search: docker.dns_search,
+        dns_options: docker.dns_options,
+        cpus: docker.cpus,
+        memory: config.containers.memory,
+        images: ImageConfig {
+            managed: managed.collect(),
+            blackboxes: manifest.blackboxes.iter().map(Image::pull_name).collect(),
+            runtimes_registry: docker.runtimes_registry,
+            user_images_registry: docker.user_images_registry,
+            local_images_prefix: docker.local_images_prefix,
+        },
+        log_capacity: ByteSize::mib(config.limits.logs_mb.max.into()),
     }
 }
 

@@ -272,6 +272,11 @@ pub fn image_pull_error(image: impl Display) -> String {
     format!("Failed to pull container image '{image}'.")
 }
 
+/// The command of the user's image is not in it.
+pub fn executable_not_found(image: impl Display) -> String {
+    format!("executable file not found in image {image}")
+}
+
 /// The action was deleted between acceptance and start.
 pub const ACTION_REMOVED: &str = "Action could not be found or may have been deleted.";
 pub const ACTION_VERSION_MISMATCH: &str = "Action version is not compatible and cannot be invoked.";

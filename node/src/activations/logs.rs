@@ -115,6 +115,16 @@ impl LogBuffer {
         self.partial[stream as usize] = partial;
     }
 
+    /// Takes what a log driver has split into lines and stamped with `time` itself: a line, with its end, or a piece of one.
+    pub fn push_entry(&mut self, stream: Stream, time: &str, message: &[u8]) {
+        let (message, ended) = match message.strip_suffix(b"\n") {
+            Some(line) => (line, true),
+            None => (message, false),
+        };
+        let mut stamp = Stamp { now: UNIX_EPOCH, text: Some(time.to_owned()) };
+        self.message(stream, message, ended, &mut stamp);
+    }
+
     /// True once both streams have had their sentinel since the last collection.
     pub fn is_complete(&self) -> bool {
         self.sentinels == [true; 2]

@@ -27,7 +27,7 @@ pub struct Arguments {
     /// Address of the API [default: 127.0.0.1:3233]
     #[arg(long, value_name = "HOST:PORT", env = "WHISP_API_ADDR")]
     api_addr: Option<SocketAddr>,
-    /// What runs actions [default: auto]
+    /// What runs actions [default: process]
     #[arg(long, value_enum, env = "WHISP_BACKEND")]
     backend: Option<BackendChoice>,
     /// Run actions even if a layer of the sandbox is missing here: they may then read what the node reads
@@ -137,6 +137,6 @@ mod tests {
         assert!(config(&["--dev", "--api-addr", "0.0.0.0:3233"]).unwrap_err().contains("loopback"));
         assert!(config(&["--join", "a:1"]).unwrap_err().contains("--join cannot be used yet"));
         assert!(config(&["--memory", "2"]).unwrap_err().contains("is not a size"));
-        assert!(config(&["--backend", "docker"]).unwrap_err().contains("invalid value 'docker'"));
+        assert!(config(&["--backend", "podman"]).unwrap_err().contains("invalid value 'podman'"));
     }
 }

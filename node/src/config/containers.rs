@@ -5,11 +5,15 @@ use std::{path::PathBuf, time::Duration};
 use protocol::ByteSize;
 use serde::Deserialize;
 
-use super::{ConfigError, HumanDuration, HumanSize, http::cores};
+use super::{
+    ConfigError, HumanDuration, HumanSize,
+    docker::{self, Docker},
+    http::cores,
+};
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Containers {
-    /// Default `auto`.
+    /// Default `process`.
     pub backend: BackendChoice,
     /// Lets actions run where a layer of the sandbox is missing. They may then read what the node reads. Default off.
     pub unsafe_no_sandbox: bool,
@@ -29,6 +33,8 @@ pub struct Containers {
     /// Containers kept ready without code. Default: the stem cells of `runtimes_manifest`, or without one
     /// [`Containers::default_prewarm`].
     pub prewarm: Option<Vec<Prewarm>>,
+    /// What the Docker back end needs to know.
+    pub docker: Docker,
 }
 
 impl Containers {
@@ -45,10 +51,12 @@ impl Containers {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum BackendChoice {
-    /// The best one that works here: now always `process`.
-    #[default]
+    /// Docker where an engine answers when the node starts, else processes.
     Auto,
+    /// OpenWhisk's runtime images, and any other, in a Docker engine on this machine.
+    Docker,
     /// Sandboxed processes of this machine's interpreters, and compiled programs.
+    #[default]
     Process,
     /// No containers at all: answers are made up. For tests and benchmarks of the node itself.
     Simulated,
@@ -77,6 +85,7 @@ pub(super) struct Written {
     idle_timeout: Option<HumanDuration>,
     runtimes_manifest: Option<PathBuf>,
     prewarm: Option<Vec<WrittenPrewarm>>,
+    docker: docker::Written,
 }
 
 #[derive(Debug, Deserialize)]
@@ -106,6 +115,7 @@ impl Written {
             idle_timeout: self.idle_timeout.map_or(Duration::from_secs(600), Duration::from),
             runtimes_manifest: self.runtimes_manifest,
             prewarm,
+            docker: self.docker.checked()?,
         };
         if containers.creations == 0 {
             return Err(ConfigError::invalid("containers.creations", "must be at least 1"));

@@ -8,6 +8,7 @@
 mod activations;
 mod auth;
 mod containers;
+mod docker;
 mod http;
 mod limits;
 mod raft;
@@ -26,6 +27,7 @@ pub use self::{
     activations::{Activations, StoreLevel},
     auth::Auth,
     containers::{BackendChoice, Containers, Prewarm},
+    docker::Docker,
     http::Http,
     raft::Raft,
     units::{HumanDuration, HumanSize},

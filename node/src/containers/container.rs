@@ -31,6 +31,16 @@ impl Live {
         Ok(Self { container, connection: None, initialized: false })
     }
 
+    /// One that waits without code until somebody needs it.
+    ///
+    /// # Errors
+    /// As [`Backend::create`].
+    pub async fn create_at_rest(backend: Arc<dyn Backend>, spec: ContainerSpec) -> Result<Self, CreateError> {
+        let mut live = Self::create(backend, spec).await?;
+        live.container.rest().await;
+        Ok(live)
+    }
+
     /// Freezes it. The connection is closed first: one kept over a pause may be half dead after it.
     async fn pause(&mut self) -> io::Result<()> {
         self.connection = None;

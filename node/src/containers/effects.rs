@@ -159,7 +159,7 @@ impl Pools {
             env: self.inner.config.env.clone(),
         };
         let (pools, bytes) = (self.clone(), config.memory.bytes());
-        let creation = self.inner.runtime.spawn(Live::create(self.inner.backend.clone(), spec));
+        let creation = self.inner.runtime.spawn(Live::create_at_rest(self.inner.backend.clone(), spec));
         self.inner.runtime.spawn(async move {
             let error = match creation.await {
                 Ok(Ok(live)) => {

@@ -42,6 +42,9 @@ pub struct Runtime {
     pub is_attached: bool,
     #[serde(default, deserialize_with = "or_false")]
     pub require_main: bool,
+    /// It writes a line by which the end of an activation's logs is known, as all do that do not say otherwise.
+    #[serde(default = "yes", deserialize_with = "or_yes", rename = "sentinelledLogs")]
+    pub is_sentinelled: bool,
     #[serde(default, deserialize_with = "or_default")]
     pub stem_cells: Vec<StemCells>,
 }
@@ -206,6 +209,14 @@ fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserial
 
 fn or_false<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     or_default(deserializer)
+}
+
+const fn yes() -> bool {
+    true
+}
+
+fn or_yes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(true))
 }
 
 fn is_there<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {

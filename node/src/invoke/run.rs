@@ -1,7 +1,7 @@
 //! One activation on one leased container: `/init` if it is new, `/run`, the outcome; afterwards logs, record and the
 //! container back.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{io::ErrorKind, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use protocol::{
@@ -18,7 +18,7 @@ use crate::{
     clock,
     containers::{
         Lease,
-        backend::{LogRequest, Loss},
+        backend::{LogRequest, Loss, has_ended},
         container::Live,
     },
     entities::resolved::ResolvedAction,
@@ -207,19 +207,27 @@ async fn call(
     if lease.connection.as_ref().is_none_or(|connection| !connection.is_usable()) {
         match Box::pin(connect(lease, endpoint, timeout)).await {
             Ok(connection) => lease.connection = Some(connection),
-            Err(error) => return CallOutcome { observed: Observed::NotSent(error), elapsed: began.elapsed() },
+            Err(error) => {
+                // Nothing was sent, but the image of a user has ended, as it would in any other container.
+                let by_its_own_doing = endpoint == Endpoint::Init && error.kind() == ErrorKind::ConnectionAborted;
+                let observed = if by_its_own_doing { Observed::Lost(error) } else { Observed::NotSent(error) };
+                return CallOutcome { observed, elapsed: began.elapsed() };
+            }
         }
     }
+    // Waiting for a container to listen is a part of its initialization.
+    let waited = if endpoint == Endpoint::Init { began.elapsed() } else { Duration::ZERO };
     let Live { container, connection, .. } = &mut **lease;
     let Some(connection) = connection else {
         let error = std::io::Error::from(std::io::ErrorKind::NotConnected);
         return CallOutcome { observed: Observed::NotSent(error), elapsed: began.elapsed() };
     };
-    tokio::select! {
+    let called = tokio::select! {
         biased;
-        called = connection.call(endpoint, body, timeout, limits) => called,
+        called = connection.call(endpoint, body, timeout.saturating_sub(waited), limits) => called,
         never = container.drain_logs() => match never {},
-    }
+    };
+    CallOutcome { elapsed: called.elapsed + waited, ..called }
 }
 
 async fn connect(lease: &mut Lease, endpoint: Endpoint, timeout: Duration) -> std::io::Result<ProxyConnection> {
@@ -228,7 +236,8 @@ async fn connect(lease: &mut Lease, endpoint: Endpoint, timeout: Duration) -> st
         match lease.container.connect().await.and_then(ProxyConnection::new) {
             Ok(connection) => return Ok(connection),
             // Only a new container may need time to listen; nothing was sent, so trying again is harmless.
-            Err(error) if endpoint == Endpoint::Run || tokio::time::Instant::now() >= deadline => return Err(error),
+            Err(error) if endpoint == Endpoint::Run || has_ended(&error) => return Err(error),
+            Err(error) if tokio::time::Instant::now() >= deadline => return Err(error),
             Err(_) => tokio::time::sleep(crate::containers::backend::CONNECT_RETRY).await,
         }
     }

@@ -9,7 +9,7 @@ use crate::{
     support::{Fixture, binary, noise, targz, text, zip},
 };
 
-fn code(program: Program) -> Option<(String, bool)> {
+pub fn code(program: Program) -> Option<(String, bool)> {
     Some(text(match program {
         Program::Echo => {
             "function main(args) { console.log('hello stdout'); console.error('hello stderr'); return args }"

@@ -13,7 +13,7 @@ const LONG: Duration = Duration::from_secs(60);
 const CANNOT_START: &str = "Cannot start action. Check logs for details.";
 const NO_BINARY: &str = "The action failed to generate or locate a binary. See logs for details.";
 
-fn code(program: Program) -> Option<(String, bool)> {
+pub fn code(program: Program) -> Option<(String, bool)> {
     Some(text(match program {
         Program::Echo => {
             "import sys\ndef main(args):\n    print('hello stdout')\n    print('hello stderr', file=sys.stderr)\n    return args"

@@ -188,3 +188,23 @@ fn times_are_dates() {
     assert_eq!(at(4_102_444_800), "2100-01-01T00:00:00.000000000Z");
     assert_eq!(rfc3339_nanos(now()), NOW);
 }
+
+#[test]
+fn what_a_driver_has_split_and_stamped_keeps_its_times() {
+    let mut buffer = buffer();
+    let time = "2020-02-02T02:02:02.000000002Z";
+    buffer.push_entry(Stream::Stderr, time, b"oops\r\n");
+    buffer.push_entry(Stream::Stdout, NOW, &[b'x'; MAX_MESSAGE]);
+    buffer.push_entry(Stream::Stdout, NOW, b"rest\n");
+    buffer.push_entry(Stream::Stdout, NOW, format!("lost {SENTINEL}\n").as_bytes());
+    assert!(!buffer.is_complete());
+    buffer.push_entry(Stream::Stderr, NOW, format!("{SENTINEL}\n").as_bytes());
+    assert!(buffer.is_complete());
+    let logs = buffer.collect(request(1 << 20), false, now());
+    let long = "x".repeat(MAX_MESSAGE);
+    assert_eq!(
+        logs.lines,
+        [format!("{time} stderr: oops"), format!("{NOW} stdout: {long}"), format!("{NOW} stdout: rest")]
+    );
+    assert!(!logs.unreliable);
+}

@@ -1,5 +1,6 @@
 //! What a container is, whatever runs it. One test suite (`suite.rs`) holds every implementation to this.
 
+pub mod docker;
 pub mod interpreters;
 pub mod process;
 pub mod sandbox;
@@ -62,7 +63,7 @@ pub trait Container: Send + Sync {
     /// Opens the connection for `/init` and `/run`. Called once after start and once after each resume.
     ///
     /// # Errors
-    /// If nobody listens (yet): nothing was sent.
+    /// If nobody listens (yet): nothing was sent. [`has_ended`] tells if it is of no use to try again.
     async fn connect(&mut self) -> std::io::Result<Connection>;
 
     /// Keeps the container's output flowing into its log buffer; runs beside a call and never returns. Cancel safe.
@@ -73,6 +74,9 @@ pub trait Container: Send + Sync {
 
     /// Why its connection was lost in a call of `during`. May wait up to 2 s for the answer.
     async fn why_lost(&mut self, during: Endpoint) -> Loss;
+
+    /// It has no code yet and will wait, perhaps for long, until somebody needs it. [`Container::connect`] wakes it up.
+    async fn rest(&mut self) {}
 
     /// Freezes all its processes. The connection was closed before by the caller if [`Container::connect`] makes a new one.
     async fn pause(&mut self) -> std::io::Result<()>;
@@ -89,6 +93,12 @@ pub trait Container: Send + Sync {
 pub enum Connection {
     Unix(UnixStream),
     Tcp(std::net::TcpStream),
+}
+
+/// True if `error`, of [`Container::connect`], means that the container is no more: it was lost (`NotConnected`), or it ended
+/// by the doing of its image, which is a user's (`ConnectionAborted`).
+pub fn has_ended(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::NotConnected | std::io::ErrorKind::ConnectionAborted)
 }
 
 /// Why a container gave no answer, as far as it can be told.

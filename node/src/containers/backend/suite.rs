@@ -11,7 +11,9 @@ use std::{
 };
 
 use node::{
-    containers::backend::{Backend, CollectedLogs, Container, ContainerSpec, LogRequest, Loss},
+    containers::backend::{
+        Backend, CONNECT_RETRY, CollectedLogs, Container, ContainerSpec, LogRequest, Loss, has_ended,
+    },
     runtime::{
         AnswerLimits, CallOutcome, Endpoint, InitVerdict, Observed, ProxyConnection, RunVerdict, classify_init,
         classify_run,
@@ -107,9 +109,22 @@ impl Running {
             memory: subject.memory,
             env: vec![("__OW_API_HOST".to_owned(), "http://10.0.0.1:3233".to_owned())],
         };
-        let mut container = subject.backend.create(spec).await.expect("a container");
-        let connection = container.connect().await.expect("a connection");
-        Self { container, proxy: ProxyConnection::new(connection).expect("a non-blocking socket") }
+        Self::connect(subject.backend.create(spec).await.expect("a container")).await
+    }
+
+    /// Connects to a new container as the invoker does: it may not listen yet.
+    pub async fn connect(mut container: Box<dyn Container>) -> Self {
+        let until = Instant::now() + LONG;
+        loop {
+            match container.connect().await {
+                Ok(connection) => {
+                    let proxy = ProxyConnection::new(connection).expect("a non-blocking socket");
+                    return Self { container, proxy };
+                }
+                Err(error) => assert!(Instant::now() < until && !has_ended(&error), "{error}"),
+            }
+            tokio::time::sleep(CONNECT_RETRY).await;
+        }
     }
 
     /// A container that has `program`.

@@ -49,7 +49,7 @@ fn what_may_be_left_out_or_null() {
     let manifest = Manifest::parse(
         r#"{"description":["text"],"bypassPullForLocalImages":true,"runtimes":{
             "old":[{"kind":"old","image":{"name":"oldaction"},"sentinelledLogs":false}],
-            "new":[{"kind":"new:1","default":null,"deprecated":null,"attached":null,"requireMain":null,"stemCells":null,
+            "new":[{"kind":"new:1","default":null,"deprecated":null,"attached":null,"requireMain":null,"stemCells":null,"sentinelledLogs":null,
                     "image":{"registry":"r.example/","prefix":"","name":"n","tag":""}}],
             "none":[]}}"#,
     )
@@ -57,6 +57,7 @@ fn what_may_be_left_out_or_null() {
     let [old, new] = ["old", "new"].map(|family| &manifest.runtimes[family][0]);
     assert!(old.default && new.default, "the only one of its family is its default");
     assert!(!new.deprecated && !new.is_attached && !new.require_main && new.stem_cells.is_empty());
+    assert!(!old.is_sentinelled && new.is_sentinelled);
     assert_eq!((old.image.pull_name().as_str(), new.image.pull_name().as_str()), ("oldaction", "r.example/n"));
     assert!(manifest.blackboxes.is_empty());
 }
