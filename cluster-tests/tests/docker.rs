@@ -21,6 +21,11 @@ const WARNING: &str = "stderr: The action did not initialize or run as expected.
 
 /// A node with `nodejs` as the image of its only kind, and no stem cells. `more`: lines of `[containers.docker]`.
 fn node(nodejs: &Image, backend: &'static str, more: &str) -> (TestNode, tempfile::TempDir) {
+    node_with_cells(nodejs, backend, more, 0)
+}
+
+/// The same with stem cells.
+fn node_with_cells(nodejs: &Image, backend: &'static str, more: &str, cells: usize) -> (TestNode, tempfile::TempDir) {
     let folder = tempfile::tempdir().expect("a folder");
     let (image, tag) = nodejs.name.rsplit_once(':').expect("a tag");
     let (registry, name) = image.split_once('/').expect("a registry");
@@ -30,7 +35,8 @@ fn node(nodejs: &Image, backend: &'static str, more: &str) -> (TestNode, tempfil
     let path = folder.path().join("runtimes.json");
     std::fs::write(&path, manifest.to_string()).expect("a file");
     let mut config = String::new();
-    writeln!(config, "[containers]\nruntimes_manifest = \"{}\"\nprewarm = []", path.display()).expect("memory");
+    let prewarm = format!("[{{ kind = \"nodejs:20\", count = {cells} }}]");
+    writeln!(config, "[containers]\nruntimes_manifest = \"{}\"\nprewarm = {prewarm}", path.display()).expect("memory");
     writeln!(config, "[containers.docker]\n{more}").expect("memory");
     let options = Options { backend, config, ..Options::default() };
     (TestNode::start(program(env!("CARGO_BIN_EXE_whisp-node")), options), folder)
@@ -201,6 +207,37 @@ fn images_of_users_end_in_the_records_of_the_reference() {
     assert_eq!(record["response"]["result"], json!({ "error": error }));
     assert_eq!((&record["duration"], &record["logs"]), (&json!(0), &json!([])), "nothing ran");
     assert!(annotation(&record, "initTime").is_none() && annotation(&record, "limits").is_some(), "{record}");
+}
+
+#[test]
+fn a_stem_cell_waits_frozen_and_is_replaced() {
+    let Some(engine) = Engine::find("a_stem_cell_waits_frozen_and_is_replaced") else { return };
+    let image = Image::nodejs(engine);
+    let (mut node, _folder) = node_with_cells(&image, "docker", "", 1);
+    let states = || {
+        let mut states: Vec<_> = containers(engine, &node.data_dir())
+            .iter()
+            .map(|found| (found["State"].clone(), found["Names"].to_string().contains("_prewarm_nodejs20")))
+            .collect();
+        states.sort_by_key(|(state, _)| state.to_string());
+        states
+    };
+    let wait_for = |wanted: &[(Value, bool)]| {
+        wait::eventually(SOON, "the stem cell", || {
+            let states = states();
+            if states == wanted { Ok(()) } else { Err(format!("{states:?}")) }
+        });
+    };
+    let cell = (json!("paused"), true);
+    wait_for(std::slice::from_ref(&cell));
+    let api = node.api();
+    api.put_action("count", "nodejs:20", "let n = 0; main = () => ({ n: ++n })", ActionOptions::default());
+    for n in 1..3 {
+        let record = api.invoke_to_record("count", &json!({}));
+        assert_eq!(record["response"]["result"], json!({ "n": n }), "{record}");
+    }
+    wait_for(&[cell, (json!("running"), true)]);
+    node.stop();
 }
 
 #[test]

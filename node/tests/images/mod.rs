@@ -153,6 +153,7 @@ fn nodejs_files() -> Vec<u8> {
     let node = on_path("node").or_else(|| on_path("nodejs")).expect("./dev installs Node.js");
     let mut files = Files::default();
     files.add_program(&node, "bin/node");
+    files.add_scripts_of_nodejs(&node);
     files.add("server.js", include_bytes!("server.js"), 0o644);
     files.finish()
 }
@@ -191,6 +192,12 @@ fn on_path(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
+/// What `command` prints, in words.
+fn words_of(command: &mut Command) -> Vec<String> {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned).collect()
+}
+
 /// A root file system as a tar.
 struct Files {
     tar: tar::Builder<Vec<u8>>,
@@ -225,13 +232,31 @@ impl Files {
     /// The file `from` as `name`, and the libraries that it loads.
     fn add_program(&mut self, from: &Path, name: impl AsRef<Path>) {
         self.add(name, &fs::read(from).expect("a file"), 0o755);
-        let output = Command::new("ldd").arg(from).output().expect("ldd runs");
-        for path in String::from_utf8_lossy(&output.stdout).split_whitespace().filter(|word| word.starts_with('/')) {
+        for path in words_of(Command::new("ldd").arg(from)).iter().filter(|word| word.starts_with('/')) {
             let path = Path::new(path.trim_end_matches(':'));
             if path != from {
-                self.add(path.strip_prefix("/").expect("absolute"), &fs::read(path).expect("a library"), 0o755);
+                self.add_as_it_is(path);
             }
         }
+    }
+
+    /// Debian's Node.js keeps a part of itself in scripts whose paths are in its library.
+    fn add_scripts_of_nodejs(&mut self, program: &Path) {
+        const SCRIPTS: &str = "/usr/share/nodejs/[A-Za-z0-9_./-]+[.]js";
+        let libraries = words_of(Command::new("ldd").arg(program));
+        let node = libraries.into_iter().filter(|path| path.contains("/libnode.so")).map(PathBuf::from);
+        for file in node.chain([program.to_owned()]) {
+            for script in words_of(Command::new("grep").args(["-aoE", SCRIPTS]).arg(file)) {
+                // Some are of what is not needed, and not installed with it.
+                if Path::new(&script).is_file() {
+                    self.add_as_it_is(Path::new(&script));
+                }
+            }
+        }
+    }
+
+    fn add_as_it_is(&mut self, path: &Path) {
+        self.add(path.strip_prefix("/").expect("absolute"), &fs::read(path).expect("a file"), 0o755);
     }
 
     fn link(&mut self, name: &str, to: &Path) {

@@ -159,7 +159,8 @@ impl Shared {
             },
             Err(error) => (claim, error),
         };
-        tracing::warn!(container = claim.name(), image = image.name, %error, "container not created");
+        // Who asked for it says so, but for what the user is not told of the user's own fault.
+        tracing::info!(container = claim.name(), image = image.name, %error, "container not created");
         if error.is_refusal() {
             claim.remove().await
         } else {

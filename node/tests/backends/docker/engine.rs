@@ -106,7 +106,7 @@ async fn an_engine_that_vanishes_or_hangs_is_survived() {
     assert_eq!(warm.run(json!({})).await.result(), json!({"n": 1}));
     let idle = fixture.create("nodejs:20", None).await.expect("a container");
 
-    for (mode, most) in [(REFUSE, Duration::from_secs(2)), (HANG, Duration::from_secs(20))] {
+    for (mode, most) in [(REFUSE, Duration::from_secs(2)), (HANG, Duration::from_secs(40))] {
         proxy.set(mode);
         let began = Instant::now();
         match fixture.create("nodejs:20", None).await.err() {

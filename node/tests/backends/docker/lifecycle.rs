@@ -117,10 +117,7 @@ async fn a_container_that_nobody_waits_for_any_more_is_removed() {
 async fn an_inherited_address_is_not_connected_to() {
     let Some(engine) = Engine::find("an_inherited_address_is_not_connected_to") else { return };
     let image = Image::nodejs(engine);
-    let name = format!("whisp-test-{}", std::process::id());
-    // Room for the gateway and one container.
-    let place = json!({"Config": [{"Subnet": "10.213.77.0/30"}]});
-    engine.must("POST", "/networks/create", &json!({"Name": name, "Driver": "bridge", "IPAM": place}));
+    let Network(name) = &Network::for_one(engine);
     let fixture = Fixture::with(engine, &[("nodejs:20", &image)], |config| config.network = Some(name.clone())).await;
     let warnings = fixture.backend.warnings();
     assert!(warnings.iter().any(|warning| warning.contains("can reach each other")), "{warnings:?}");
@@ -134,7 +131,28 @@ async fn an_inherited_address_is_not_connected_to() {
     first.destroy().await;
     second.destroy().await;
     fixture.stop().await;
-    engine.must("DELETE", &format!("/networks/{name}"), &Value::Null);
+}
+
+/// Removed with this value, also if the test fails.
+struct Network(String);
+
+impl Network {
+    /// Has room for the gateway and one container.
+    fn for_one(engine: Engine) -> Self {
+        let id = std::process::id();
+        let name = format!("whisp-test-{id}");
+        let place = json!({"Config": [{"Subnet": format!("10.213.{}.{}/30", id % 256, id / 256 % 64 * 4)}]});
+        engine.must("POST", "/networks/create", &json!({"Name": name, "Driver": "bridge", "IPAM": place}));
+        Self(name)
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        if let Err(error) = Engine.ask("DELETE", &format!("/networks/{}", self.0), "", &[]) {
+            eprintln!("network {} is left: {error}", self.0);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,8 +7,8 @@ use bollard::{API_DEFAULT_VERSION, BollardRequest, Docker, errors::Error};
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, time};
 
-/// Until the engine has told its version, or answered a ping.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Until the engine has told its version, or answered a ping; as long as OpenWhisk has it.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often an engine that is busy with a call is asked whether it is there at all.
 const WATCH: Duration = Duration::from_secs(5);
@@ -36,7 +36,7 @@ pub enum EngineError {
     /// It is there, and took too long. Whether the call had an effect is not known.
     #[error("the Docker engine did not {what} within {limit:?}")]
     TooSlow { what: &'static str, limit: Duration },
-    /// It refused. `status` is that of HTTP, 0 for a failure in the midst of a long answer.
+    /// It refused. `status` is that of HTTP, 0 for a failure in the midst of an answer, or one that cannot be read.
     #[error("the Docker engine could not {what}: {message}")]
     Refused { what: &'static str, status: u16, message: String },
 }
@@ -64,8 +64,8 @@ struct Inner {
     runtime: Handle,
     /// Speaks the version that the engine speaks; none after the engine was silent.
     client: Mutex<Option<Docker>>,
-    /// So that its silence and its return are each logged once.
-    silent: Mutex<bool>,
+    /// Whether the last call was answered, once one was: so that silence and return are each logged once.
+    answers: Mutex<Option<bool>>,
 }
 
 impl fmt::Debug for Engine {
@@ -84,7 +84,7 @@ pub(super) struct Version {
 impl Engine {
     /// A client of the engine at `socket`, a path. Calls run on `runtime`.
     pub fn new(socket: String, runtime: Handle) -> Self {
-        Self(Arc::new(Inner { socket, runtime, client: Mutex::default(), silent: Mutex::new(false) }))
+        Self(Arc::new(Inner { socket, runtime, client: Mutex::default(), answers: Mutex::default() }))
     }
 
     pub fn runtime(&self) -> &Handle {
@@ -142,6 +142,9 @@ impl Engine {
                 EngineError::Refused { what, status, message }
             }
             Error::DockerStreamError { error: message } => EngineError::Refused { what, status: 0, message },
+            error @ (Error::JsonDataError { .. } | Error::JsonSerdeError { .. }) => {
+                EngineError::Refused { what, status: 0, message: format!("its answer is not known here: {error}") }
+            }
             error => self.silent(with_causes(&error)),
         })
     }
@@ -175,10 +178,17 @@ impl Engine {
         if gone {
             *self.0.client.lock() = None;
         }
-        let was_gone = std::mem::replace(&mut *self.0.silent.lock(), gone);
-        match outcome {
-            Err(error) if gone && !was_gone => tracing::error!(%error, "no container can be started or removed"),
-            _ if was_gone && !gone => tracing::info!(socket = self.0.socket, "the Docker engine answers again"),
+        let mut answers = self.0.answers.lock();
+        match (outcome, *answers) {
+            (Err(error), Some(true)) if gone => {
+                *answers = Some(false);
+                tracing::error!(%error, "until it answers no container can be started or removed");
+            }
+            (_, Some(false)) if !gone => {
+                *answers = Some(true);
+                tracing::info!(socket = self.0.socket, "the Docker engine answers again");
+            }
+            (_, None) if !gone => *answers = Some(true),
             _ => {}
         }
     }

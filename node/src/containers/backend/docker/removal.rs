@@ -151,7 +151,10 @@ impl Removal {
     async fn release(&self, name: String, paused: bool) {
         self.0.held.lock().remove(&name);
         if let Err(error) = self.remove(name.clone(), paused).await {
-            tracing::warn!(container = name, %error, "container not removed yet");
+            // That the engine is silent is known.
+            if !matches!(error, EngineError::Silent { .. }) {
+                tracing::warn!(container = name, %error, "container not removed yet");
+            }
             self.0.due.notify_one();
         }
     }
