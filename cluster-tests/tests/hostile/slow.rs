@@ -13,6 +13,7 @@ use cluster_tests::{
     client::{ActionOptions, Api},
     proc, wait,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 
 use super::{answers, calm, node, put_actions};
@@ -105,6 +106,9 @@ impl Slow {
 
 #[test]
 fn two_thousand_slow_connections_do_not_stop_others() {
+    // A login shell allows 1,024 descriptors.
+    let allowed = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: allowed.maximum, ..allowed }).expect("the hard limit is allowed");
     // Far from the defaults in one thing only: that nobody has to wait for a minute to see the end.
     let node = node("http.head_timeout = \"6s\"\nhttp.body_timeout = \"8s\"\n");
     let api = node.api();
