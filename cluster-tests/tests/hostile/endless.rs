@@ -3,7 +3,10 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -11,7 +14,7 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use cluster_tests::{node::TestNode, proc};
 
-use super::{answers, calm, node, put_actions};
+use super::{ONE_AT_A_TIME, Stop, answers, calm, node, put_actions};
 
 const MIB: u64 = 1 << 20;
 /// Clients that do the same at once.
@@ -49,6 +52,7 @@ fn send_without_end(node: &TestNode, head: &str, is_chunked: bool) -> (answers::
 
 #[test]
 fn a_body_without_end_is_refused_and_memory_stays() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let node = node("");
     put_actions(&node.api());
     let idle = proc::resident(node.pid());
@@ -73,11 +77,12 @@ fn a_body_without_end_is_refused_and_memory_stays() {
     ] {
         let head = format!("{request} HTTP/1.1\r\nHost: whisp\r\n{}\r\n", headers.concat());
         let is_chunked = headers.contains(&chunked);
-        let done = AtomicBool::new(false);
+        let done = Stop::default();
         let peak = thread::scope(|scope| {
+            let end = done.at_the_end();
             let watch = scope.spawn(|| {
                 let mut peak = 0;
-                while !done.load(Ordering::Relaxed) {
+                while !done.is_set() {
                     peak = peak.max(proc::resident(node.pid()));
                     thread::sleep(Duration::from_millis(5));
                 }
@@ -92,7 +97,7 @@ fn a_body_without_end_is_refused_and_memory_stays() {
                 // What lies in buffers, and is read and forgotten for a second, is not for the node to count.
                 eprintln!("{request}: {status} after {read} bytes, {sent} sent");
             }
-            done.store(true, Ordering::Relaxed);
+            drop(end);
             watch.join().expect("the watch")
         });
         // A body that grows is copied: two at most of this namespace at once, with room for twice their size.

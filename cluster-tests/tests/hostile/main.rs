@@ -12,6 +12,10 @@ use std::{
     cell::Cell,
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -32,6 +36,8 @@ use self::{answers::Answer, requests::Conversation};
 const TIME: Duration = Duration::from_secs(30);
 /// Clients at once.
 const CLIENTS: usize = 4;
+/// Tests that measure time or memory while thousands of connections or gigabytes come.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 /// Nobody waits longer for an answer; actions that hang are waited for at most a second.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -108,6 +114,28 @@ fn calm(node: &TestNode) {
     let log = node.log();
     let bad: Vec<&str> = log.lines().filter(|line| line.contains("panicked") || line.contains("ERROR")).collect();
     assert!(bad.is_empty(), "{}", bad.join("\n"));
+}
+
+/// Set when it is dropped, also by a test that fails: nobody goes on in a scope that is left.
+#[derive(Default)]
+struct Stop(AtomicBool);
+
+impl Stop {
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn at_the_end(&self) -> StopAtTheEnd<'_> {
+        StopAtTheEnd(self)
+    }
+}
+
+struct StopAtTheEnd<'a>(&'a Stop);
+
+impl Drop for StopAtTheEnd<'_> {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug, Default)]

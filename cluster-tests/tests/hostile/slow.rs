@@ -3,7 +3,7 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::TcpStream,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::PoisonError,
     thread,
     time::{Duration, Instant},
 };
@@ -16,11 +16,11 @@ use cluster_tests::{
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 
-use super::{answers, calm, node, put_actions};
+use super::{ONE_AT_A_TIME, Stop, answers, calm, node, put_actions};
 
 const CONNECTIONS: usize = 2000;
-/// Of those who ask as they should. Nothing takes longer while the others are there.
-const AT_MOST: Duration = Duration::from_secs(5);
+/// The node gives up on slow bodies after this. Whoever had to wait for their memory would wait longer.
+const BODY_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// What a slow client does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,21 +106,22 @@ impl Slow {
 
 #[test]
 fn two_thousand_slow_connections_do_not_stop_others() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     // A login shell allows 1,024 descriptors.
     let allowed = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: allowed.maximum, ..allowed }).expect("the hard limit is allowed");
     // Far from the defaults in one thing only: that nobody has to wait for a minute to see the end.
-    let node = node("http.head_timeout = \"6s\"\nhttp.body_timeout = \"8s\"\n");
+    let node = node(&format!("http.body_timeout = \"{}s\"\n", BODY_TIMEOUT.as_secs()));
     let api = node.api();
     put_actions(&api);
     let slow_key = node.create_user("slowly");
     let slow_api = Api::new(node.address(), &slow_key);
     put_actions(&slow_api);
-    let large = "x".repeat(20 << 20);
+    let large = "x".repeat(8 << 20);
     for api in [&api, &slow_api] {
         api.put_action("large", "nodejs:20", &large, ActionOptions::default());
     }
-    let code = "x".repeat(1 << 20);
+    let code = "x".repeat(1 << 18);
     let normal = |n: u64| {
         let began = Instant::now();
         assert_eq!(
@@ -139,14 +140,15 @@ fn two_thousand_slow_connections_do_not_stop_others() {
 
     let mut slow: Vec<Slow> =
         (0..CONNECTIONS).map(|index| Slow::new(HABITS[index % HABITS.len()], node.address(), &slow_key)).collect();
-    wait::until(Duration::from_secs(10), "the node to have taken the connections", || {
-        proc::descriptors(node.pid()).len() >= descriptors + CONNECTIONS * 9 / 10
+    wait::until(Duration::from_secs(10), "the node to have most of the connections", || {
+        proc::descriptors(node.pid()).len() >= descriptors + CONNECTIONS / 2
     });
-    let stop = AtomicBool::new(false);
+    let stop = Stop::default();
     thread::scope(|scope| {
+        let stop_now = stop.at_the_end();
         let trickle = scope.spawn(|| {
             let is_over = |slow: &Slow| slow.is_closed || slow.habit == Habit::NoReader;
-            while !stop.load(Ordering::Relaxed) && !slow.iter().all(is_over) {
+            while !stop.is_set() && !slow.iter().all(is_over) {
                 slow.iter_mut().for_each(Slow::step);
                 thread::sleep(Duration::from_millis(200));
             }
@@ -165,14 +167,17 @@ fn two_thousand_slow_connections_do_not_stop_others() {
             peak >> 20,
             idle >> 20
         );
-        assert!(invoked < AT_MOST / 5 && all < AT_MOST, "invocation: {invoked:?}, with a write and a read: {all:?}");
+        assert!(
+            invoked < BODY_TIMEOUT / 4 && all < BODY_TIMEOUT,
+            "invocation: {invoked:?}, with a write and a read: {all:?}"
+        );
         assert!(peak < idle + (400 << 20), "{} MiB, {} before", peak >> 20, idle >> 20);
         // And then the node leaves them, whatever they go on doing.
         let end = Instant::now() + Duration::from_secs(60);
         while !trickle.is_finished() && Instant::now() < end {
             thread::sleep(Duration::from_millis(100));
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stop_now);
         trickle.join().expect("the slow clients");
         wait::eventually(Duration::from_secs(30), "slow connections to be closed", || {
             let open = proc::descriptors(node.pid()).len().saturating_sub(descriptors);
