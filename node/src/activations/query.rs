@@ -42,15 +42,10 @@ impl Activations {
         let namespace = namespace.clone();
         blocking(move || {
             let mut found = Vec::new();
-            let mut skipped = 0;
             if limit == 0 {
                 return Ok(found);
             }
-            reader.visit_summaries(&namespace, &query, &mut |activation| {
-                if skipped < skip {
-                    skipped += 1;
-                    return ControlFlow::Continue(());
-                }
+            reader.visit_summaries(&namespace, &query, skip, &mut |activation| {
                 found.push(activation);
                 if found.len() == limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })?;

@@ -90,24 +90,27 @@ impl ShardReader {
         visit: &mut dyn FnMut(Activation) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
         let view = self.frozen();
-        merge_days(&view, namespace, query, &mut |day, place| {
-            let record = whole(&view, &place.id)?.ok_or_else(|| indexed_only(day, &place.id))?;
+        merge_days(&view, namespace, query, |cursor, place| {
+            let record = whole(&view, &place.id)?.ok_or_else(|| indexed_only(cursor.day, &place.id))?;
             Ok(visit(record))
         })
     }
 
-    /// Visits records without logs and results, the newest start first.
+    /// Visits records without logs and results, the newest start first, without the first `skip`: of those only the index
+    /// is read.
     pub fn visit_summaries(
         &self,
         namespace: &EntityName,
         query: &ActivationQuery,
+        mut skip: usize,
         visit: &mut dyn FnMut(Activation) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        let view = self.frozen();
-        merge_days(&view, namespace, query, &mut |day, place| {
-            let key = (day, namespace.clone(), place.start_ms, place.id);
-            let summary = apply::get::<ByStart>(&view, &key)?.ok_or_else(|| indexed_only(day, &place.id))?;
-            Ok(visit(summary))
+        merge_days(&self.frozen(), namespace, query, |cursor, place| {
+            if skip > 0 {
+                skip -= 1;
+                return Ok(ControlFlow::Continue(()));
+            }
+            Ok(visit(cursor.summary(namespace, place)?))
         })
     }
 
@@ -131,9 +134,9 @@ impl ShardReader {
                 } else if first <= upto && since <= last {
                     let part = first.max(since)..=last.min(upto);
                     let mut cursor = Cursor::new(&view, day, namespace, query.name.as_deref(), *part.end());
-                    while let Some(place) = cursor.next(*part.start())? {
-                        let _: Place = place;
+                    while cursor.place(*part.start())?.is_some() {
                         count += 1;
+                        cursor.iterator.next();
                     }
                 }
                 Ok(ControlFlow::Continue(()))
@@ -247,24 +250,25 @@ fn merge_days(
     view: &StateView<'_>,
     namespace: &EntityName,
     query: &ActivationQuery,
-    visit: &mut dyn FnMut(u32, Place) -> Result<ControlFlow<()>, StoreError>,
+    mut visit: impl FnMut(&Cursor<'_>, Place) -> Result<ControlFlow<()>, StoreError>,
 ) -> Result<(), StoreError> {
     let (since, upto) = (query.since_ms.unwrap_or(0), query.upto_ms.unwrap_or(u64::MAX));
     let mut cursors = Vec::new();
     let mut heads = BinaryHeap::new();
     for day in days(view)? {
-        let mut cursor = Cursor::new(view, day, namespace, query.name.as_deref(), upto);
-        if let Some(place) = cursor.next(since)? {
+        let cursor = Cursor::new(view, day, namespace, query.name.as_deref(), upto);
+        if let Some(place) = cursor.place(since)? {
             heads.push((place, cursors.len()));
-            cursors.push((day, cursor));
+            cursors.push(cursor);
         }
     }
     while let Some((place, index)) = heads.pop() {
-        let (day, cursor) = &mut cursors[index];
-        if visit(*day, place)?.is_break() {
+        let cursor = &mut cursors[index];
+        if visit(cursor, place)?.is_break() {
             return Ok(());
         }
-        if let Some(place) = cursor.next(since)? {
+        cursor.iterator.next();
+        if let Some(place) = cursor.place(since)? {
             heads.push((place, index));
         }
     }
@@ -274,6 +278,7 @@ fn merge_days(
 /// Walks one day's index of a namespace, or of a name in it, from `upto` back in time.
 struct Cursor<'v> {
     view: &'v StateView<'v>,
+    day: u32,
     iterator: DBRawIterator<'v>,
     by_name: bool,
 }
@@ -293,11 +298,11 @@ impl<'v> Cursor<'v> {
         let mut from = prefix(sub);
         from.newest_first(upto);
         let iterator = view.range(&from.finish(), &to);
-        Self { view, iterator, by_name: name.is_some() }
+        Self { view, day, iterator, by_name: name.is_some() }
     }
 
-    /// The next place that is not before `since`.
-    fn next(&mut self, since: u64) -> Result<Option<Place>, StoreError> {
+    /// Where it is, if that is not before `since`.
+    fn place(&self, since: u64) -> Result<Option<Place>, StoreError> {
         let Some(key) = self.iterator.key() else {
             self.iterator.status()?;
             return Ok(None);
@@ -310,11 +315,17 @@ impl<'v> Cursor<'v> {
             let (_, _, start_ms, id) = apply::key::<ByStart>(key)?;
             (start_ms, id)
         };
-        if start_ms < since {
-            return Ok(None);
-        }
-        self.iterator.next();
-        Ok(Some(Place { start_ms, id_reversed: Reverse(id), id }))
+        Ok((start_ms >= since).then_some(Place { start_ms, id_reversed: Reverse(id), id }))
+    }
+
+    /// The summary of the record at `place`, where this cursor is. The index by start has it; that of names has not.
+    fn summary(&self, namespace: &EntityName, place: Place) -> Result<Activation, StoreError> {
+        let summary = if self.by_name {
+            apply::get::<ByStart>(self.view, &(self.day, namespace.clone(), place.start_ms, place.id))?
+        } else {
+            self.iterator.value().map(apply::value::<ByStart>).transpose()?
+        };
+        summary.ok_or_else(|| indexed_only(self.day, &place.id))
     }
 }
 

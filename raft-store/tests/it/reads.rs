@@ -68,13 +68,16 @@ async fn lists_merge_days_by_start_and_counts_agree() -> anyhow::Result<()> {
                     ControlFlow::Continue(())
                 })?;
                 assert_eq!(whole.iter().collect::<Vec<_>>(), expected, "{query:?}");
-                let mut summaries = Vec::new();
-                reader.visit_summaries(&ns, &query, &mut |summary| {
-                    assert!(summary.logs.is_empty());
-                    summaries.push(summary.activation_id);
-                    ControlFlow::Continue(())
-                })?;
-                assert_eq!(summaries, expected.iter().map(|record| record.activation_id).collect::<Vec<_>>());
+                for skip in [0, 7, expected.len()] {
+                    let mut summaries = Vec::new();
+                    reader.visit_summaries(&ns, &query, skip, &mut |summary| {
+                        assert!(summary.logs.is_empty());
+                        summaries.push(summary.activation_id);
+                        ControlFlow::Continue(())
+                    })?;
+                    let expected = expected.iter().skip(skip).map(|record| record.activation_id);
+                    assert_eq!(summaries, expected.collect::<Vec<_>>(), "{query:?} without {skip}");
+                }
                 assert_eq!(reader.count(&ns, &query)?, expected.len() as u64, "{query:?}");
             }
         }
