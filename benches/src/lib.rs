@@ -1,6 +1,6 @@
 //! What an invocation, a start and a write cost on this machine, each beside what the machine itself charges for it.
 //!
-//! - [`sections`]: one file per question: warm calls, starts, accepted activations, entity writes, memory
+//! - [`sections`]: one file per question: warm calls, starts, accepted activations, entity writes, memory, history
 //! - [`floor`]: bare interpreters that answer the same call without a platform (`floors/bare.{js,py}`)
 //! - [`whisp`]: the nodes under test, real processes of the release binary
 //! - [`load`], [`http`]: closed and open loops of clients on kept-alive connections

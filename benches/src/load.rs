@@ -124,6 +124,34 @@ pub async fn closed_loop(
     Ok(sample)
 }
 
+/// One client calls for `duration`, and then until its last call is answered: that one counts too, so there is at least
+/// one however long it takes.
+///
+/// # Errors
+/// If no connection can be made, no call is answered well, or 1,000 calls failed.
+pub async fn one_client(target: &Target, duration: Duration) -> anyhow::Result<Sample> {
+    let mut caller = Caller::open(target).await?;
+    let mut sample = Sample::new();
+    let started = Instant::now();
+    for turn in 0.. {
+        let start = Instant::now();
+        let outcome = caller.call(0, turn).await;
+        sample.answered += 1;
+        match outcome {
+            Ok(()) => sample.latency.saturating_record(start.elapsed().as_nanos() as u64),
+            Err(why) => sample.fail(why)?,
+        }
+        sample.elapsed = started.elapsed();
+        if sample.elapsed >= duration {
+            break;
+        }
+    }
+    if sample.latency.is_empty() {
+        bail!("no call was answered well, the first: {}", sample.first_failure.unwrap_or_default());
+    }
+    Ok(sample)
+}
+
 /// Calls `rate` times per second on `connections`, whether or not earlier calls were answered.
 ///
 /// Latency counts from the moment a call was due, so waiting for a free connection counts as well.
@@ -329,6 +357,11 @@ mod tests {
         with_server(200, Duration::ZERO, |target| async move {
             let sample = closed_loop(&target, 2, Duration::ZERO, Duration::from_millis(100)).await?;
             assert!(sample.latency.len() > 50 && sample.failures == 0);
+            Ok(())
+        })?;
+        with_server(200, Duration::from_millis(50), |target| async move {
+            let sample = one_client(&target, Duration::from_millis(10)).await?;
+            assert!(sample.latency.len() == 1 && sample.elapsed >= Duration::from_millis(50));
             Ok(())
         })?;
         with_server(503, Duration::from_millis(20), |target| async move {

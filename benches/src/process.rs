@@ -63,7 +63,8 @@ impl Owned {
         false
     }
 
-    fn kill(&mut self) {
+    /// Ends it without asking, as if the machine's operator had pulled a plug.
+    pub fn kill(&mut self) {
         let _ = self.child.kill(); // fails only if it has ended
         let _ = self.child.wait();
     }

@@ -2,7 +2,9 @@
 
 use std::{
     fs::File,
+    io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -75,6 +77,7 @@ impl Setup {
 /// A running node. Dropping it without [`Whisp::stop`] kills it; what it leaves then lies in the run's folder.
 pub struct Whisp {
     process: Owned,
+    command: Command,
     address: SocketAddr,
     folder: PathBuf,
     authorization: String,
@@ -101,9 +104,21 @@ impl Whisp {
         let process = Owned::spawn(&mut command, Signal::TERM)
             .with_context(|| format!("cannot start {}; `./dev build` makes it", binary.display()))?;
         let authorization = format!("Basic {}", STANDARD.encode(GUEST));
-        let mut node = Whisp { process, address, folder, authorization };
+        let mut node = Whisp { process, command, address, folder, authorization };
         node.wait_until_ready().await.with_context(|| format!("the node {name} did not start\n{}", node.log_end()))?;
         Ok(node)
+    }
+
+    /// Kills the node and starts it again on its data. Returns the time from the start until it serves requests.
+    ///
+    /// # Errors
+    /// If it ends or is not ready within a minute; the end of its log is part of the error.
+    pub async fn kill_and_restart(&mut self) -> anyhow::Result<Duration> {
+        self.process.kill();
+        let start = Instant::now();
+        self.process = Owned::spawn(&mut self.command, Signal::TERM)?;
+        self.wait_until_ready().await.with_context(|| format!("a killed node did not start\n{}", self.log_end()))?;
+        Ok(start.elapsed())
     }
 
     async fn wait_until_ready(&mut self) -> anyhow::Result<()> {
@@ -137,6 +152,14 @@ impl Whisp {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.process.id()
+    }
+
+    /// Bytes of the node's data on the disk.
+    ///
+    /// # Errors
+    /// If its folder cannot be read.
+    pub fn disk_bytes(&self) -> anyhow::Result<u64> {
+        disk_bytes(&self.folder.join("data")).context("a node's data cannot be read")
     }
 
     #[must_use]
@@ -210,6 +233,21 @@ impl Whisp {
         let answer = self.call(&self.request("GET", "/activations?count=true", b"")).await?;
         answer["activations"].as_u64().with_context(|| format!("no count in {answer}"))
     }
+}
+
+/// Bytes of blocks that the files below `folder` take. Files that go meanwhile do not count.
+fn disk_bytes(folder: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let metadata = match entry.metadata() {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        bytes += if metadata.is_dir() { disk_bytes(&entry.path())? } else { metadata.blocks() * 512 };
+    }
+    Ok(bytes)
 }
 
 /// A port that nobody listens on now. The kernel hands the next ones to others first, so it stays free for a while.

@@ -43,6 +43,9 @@ struct Arguments {
     /// Actions stored for the memory section [default: 100,000, or 10,000 in a quick run]
     #[arg(long)]
     stored: Option<u32>,
+    /// Activation records stored for the history section [default: 200,000, or 20,000 in a quick run]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(20_000..=100_000_000))]
+    records: Option<u64>,
     /// Where the report is written as JSON [default: bench.json beside this program]
     #[arg(long)]
     json: Option<PathBuf>,
@@ -83,6 +86,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         whisp: (!arguments.floors).then_some(whisp),
         folder: folder.path().to_owned(),
         quick: arguments.quick,
+        records: arguments.records.unwrap_or(if arguments.quick { 20_000 } else { 200_000 }),
         stored: arguments.stored.unwrap_or(if arguments.quick { 10_000 } else { 100_000 }).clamp(1, 900_000),
     };
     let asked = if arguments.questions.is_empty() { Question::ALL.to_vec() } else { arguments.questions };

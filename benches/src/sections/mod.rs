@@ -4,6 +4,7 @@
 mod accept;
 mod cold;
 mod entities;
+mod history;
 mod memory;
 mod warm;
 
@@ -30,11 +31,13 @@ pub enum Question {
     Entities,
     /// Memory of the node, empty and with many actions stored, and what it does when nobody calls
     Memory,
+    /// Getting, listing and counting records of a long history, at rest and while it grows; its restart
+    History,
 }
 
 impl Question {
-    pub const ALL: [Question; 5] =
-        [Question::Warm, Question::Cold, Question::Accept, Question::Entities, Question::Memory];
+    pub const ALL: [Question; 6] =
+        [Question::Warm, Question::Cold, Question::Accept, Question::Entities, Question::Memory, Question::History];
 
     /// # Errors
     /// If the section could not be measured.
@@ -45,6 +48,7 @@ impl Question {
             Question::Accept => accept::measure(bench).await,
             Question::Entities => entities::measure(bench).await,
             Question::Memory => memory::measure(bench).await,
+            Question::History => history::measure(bench).await,
         }
     }
 }
@@ -59,6 +63,8 @@ pub struct Bench {
     pub quick: bool,
     /// Actions to store for the memory section.
     pub stored: u32,
+    /// Activation records to store for the history section.
+    pub records: u64,
 }
 
 impl Bench {
