@@ -143,14 +143,15 @@ impl Node {
                 tracing::error!(%error, "the node cannot go on");
             }
             tracing::info!("stopping: running activations end first; a second signal stops at once");
-            tokio::select! {
-                () = node.drain() => {}
+            let drained = tokio::select! {
+                () = node.drain() => true,
                 signal = stop_signal() => {
                     signal.map_err(NodeError::io("cannot listen for signals"))?;
                     tracing::warn!("stopped at once");
+                    false
                 }
-            }
-            node.stop().await;
+            };
+            node.stop(drained).await;
             outcome
         })
     }
@@ -312,15 +313,16 @@ impl Node {
         }
     }
 
-    /// Stops everything, in reverse order. [`Node::drain`] comes first if nothing is to be lost.
-    pub async fn stop(self) {
+    /// Stops everything, in reverse order. [`Node::drain`] comes first if nothing is to be lost; else nothing that runs is
+    /// waited for.
+    pub async fn stop(self, drained: bool) {
         self.serving.drain();
         for server in &self.servers {
-            server.stop(true).await;
+            server.stop(drained).await;
         }
         admin::remove_socket(&self.config.data_dir);
         let Self { pools, groups, raft, work, .. } = self;
-        let killed = pools.shutdown(LEASES_END).await;
+        let killed = pools.shutdown(if drained { LEASES_END } else { Duration::ZERO }).await;
         if killed > 0 {
             tracing::warn!(killed, "containers were still in use and were killed");
         }
