@@ -322,9 +322,9 @@ impl Node {
         }
         admin::remove_socket(&self.config.data_dir);
         let Self { pools, groups, raft, work, .. } = self;
-        let killed = pools.shutdown(if drained { LEASES_END } else { Duration::ZERO }).await;
-        if killed > 0 {
-            tracing::warn!(killed, "containers were still in use and were killed");
+        let left = pools.shutdown(if drained { LEASES_END } else { Duration::ZERO }).await;
+        if drained && left > 0 {
+            tracing::warn!(bytes = left, "containers were still in use and were killed");
         }
         on(&raft, async move { groups.shutdown().await }).await;
         drop(work);
