@@ -121,7 +121,7 @@ async function loadArchive(code, main) {
 async function unpack(archive, format, shown) {
     const { spawn } = require('child_process');
     await new Promise((resolve, reject) => {
-        const child = spawn(unpacker, ['unpack', format, process.cwd()], { stdio: ['pipe', 'ignore', 'inherit'] });
+        const child = spawn(unpacker, ['unpack', format, process.cwd()], { env, stdio: ['pipe', 'ignore', 'inherit'] });
         const failed = () => reject(`There was an error uncompressing the action ${shown} archive.`);
         child.on('error', failed);
         child.on('exit', (code) => (code === 0 ? resolve() : failed()));
@@ -136,7 +136,7 @@ async function installDependencies() {
     if (!dependencies || Object.keys(dependencies).length === 0) return;
     const { exec } = require('child_process');
     await new Promise((resolve, reject) => {
-        exec('npm install', (error, _, stderr) => (error ? reject(stderr.trim()) : resolve()));
+        exec('npm install', { env }, (error, _, stderr) => (error ? reject(stderr.trim()) : resolve()));
     });
 }
 

@@ -216,6 +216,18 @@ async fn a_caller_who_goes_away_does_not_take_the_work_along() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn accepted_work_that_takes_long_gets_more_containers() {
+    let rig = Rig::start(8).await;
+    let slow = rig.action("slow", 3000).await;
+    for _ in 0..8 {
+        rig.accept(&slow).await.expect("it is accepted");
+    }
+    rig.until("all to run", async |rig| rig.backend.runs() == 8).await;
+    assert!(rig.records().await.is_empty(), "they ran one after another");
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn accepted_work_runs_only_if_its_start_is_granted() {
     let rig = Rig::start(1).await;
     let slow = rig.action("slow", 1000).await;

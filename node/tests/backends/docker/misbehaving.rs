@@ -87,13 +87,16 @@ async fn one_that_ends_at_once_is_not_waited_for() {
     let image = good.behaving(engine, "exits_at_once");
     let fixture = Fixture::start(engine, &[]).await;
     let mut container = fixture.create("blackbox", Some(&image.name)).await.expect("a container");
-    let ended = loop {
-        let error = container.connect().await.expect_err("nobody listens");
-        if has_ended(&error) {
-            break error;
+    let end = async {
+        loop {
+            let error = container.connect().await.expect_err("nobody listens");
+            if has_ended(&error) {
+                return error;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
     };
+    let ended = tokio::time::timeout(Duration::from_secs(60), end).await.expect("the container ends");
     assert_eq!(ended.kind(), std::io::ErrorKind::ConnectionAborted, "by its own doing");
     assert_eq!(container.why_lost(Endpoint::Init).await, Loss::Unexplained);
     let request = LogRequest { limit: ByteSize::mib(10), wait_for_sentinels: false, developer_error: true };
