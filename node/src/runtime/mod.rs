@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use crate::containers::backend::sandbox;
 
 pub mod archive;
+mod busy_poll;
 pub mod http1;
 pub mod launch_exec;
 pub mod outcome;

@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use super::{
+    busy_poll::UnderWay,
     http1::{ChunkedDecoder, Framing, Head, MAX_HEAD, parse_head},
     socket::{READ_SIZE, Registered, Socket, expect_silence, is_readable, read_some},
 };
@@ -32,6 +33,8 @@ pub struct ProxyConnection {
     buffer: Vec<u8>,
     /// Bytes of the previous answer's body that were left in the socket because it was too long.
     unread: u64,
+    /// How long the last answer to `/run` took, if it came.
+    last_run: Option<Duration>,
     /// False while a call is under way and after one that left the connection in an unknown state.
     usable: bool,
 }
@@ -111,7 +114,7 @@ impl ProxyConnection {
     /// # Errors
     /// If the socket cannot be made non-blocking.
     pub fn new(connection: Connection) -> io::Result<Self> {
-        Ok(Self { socket: Socket::new(connection)?, buffer: Vec::new(), unread: 0, usable: true })
+        Ok(Self { socket: Socket::new(connection)?, buffer: Vec::new(), unread: 0, last_run: None, usable: true })
     }
 
     /// True if another call may be made; otherwise the container must be connected anew or destroyed.
@@ -130,10 +133,11 @@ impl ProxyConnection {
         limits: AnswerLimits,
     ) -> CallOutcome {
         let began = Instant::now();
+        let last = self.last_run.take();
         let was_usable = std::mem::replace(&mut self.usable, false);
         let mut progress = Progress::default();
         let observed = if was_usable {
-            match tokio::time::timeout(timeout, self.exchange(endpoint, body, limits, &mut progress)).await {
+            match tokio::time::timeout(timeout, self.exchange(endpoint, body, limits, last, &mut progress)).await {
                 Ok(Ok(answer)) => Observed::Answer(answer),
                 Ok(Err(error)) if progress.sent == 0 => Observed::NotSent(error),
                 Ok(Err(error)) => Observed::Lost(error),
@@ -146,7 +150,11 @@ impl ProxyConnection {
             Observed::NotSent(io::Error::new(io::ErrorKind::NotConnected, "the connection was given up"))
         };
         self.usable = progress.clean;
-        CallOutcome { observed, elapsed: began.elapsed() }
+        let elapsed = began.elapsed();
+        if endpoint == Endpoint::Run && matches!(observed, Observed::Answer(_)) {
+            self.last_run = Some(elapsed);
+        }
+        CallOutcome { observed, elapsed }
     }
 
     async fn exchange(
@@ -154,8 +162,10 @@ impl ProxyConnection {
         endpoint: Endpoint,
         body: &[u8],
         limits: AnswerLimits,
+        last: Option<Duration>,
         progress: &mut Progress,
     ) -> io::Result<Answer> {
+        let call = UnderWay::begin();
         let Self { socket, buffer, unread, .. } = self;
         if *unread > 0 {
             discard(socket.reader()?, unread).await?;
@@ -180,6 +190,7 @@ impl ProxyConnection {
         };
 
         buffer.clear();
+        call.look(registered, last).await;
         let head = read_head(registered, buffer).await?;
         buffer.drain(..head.size);
         let body = match head.framing {
