@@ -115,6 +115,14 @@ impl TestNode {
         Ok(())
     }
 
+    /// Gives it another configuration file, for its next start.
+    ///
+    /// # Panics
+    /// If that cannot be written.
+    pub fn configure(&mut self, config: &str) {
+        fs::write(self.config_file(), config).expect("a configuration file can be written");
+    }
+
     /// Starts the process on what lies in the data directory, and waits until it serves. Returns how long that took.
     ///
     /// # Panics

@@ -199,7 +199,8 @@ impl Node {
         warn_of_missing(&manifest, &kinds);
         let usable_kinds = kinds.usable(backend.kinds());
         let blobs = Blobs::open(data_dir.join("blobs"))?;
-        let entities = Entities::new(groups.clone(), entity_caches, kinds, config.limits.clone(), blobs);
+        let (limits, keyring) = (config.limits.clone(), config.parameter_storage.clone());
+        let entities = Entities::new(groups.clone(), entity_caches, kinds, limits, blobs, keyring);
         let mut registry = metrics::registry(&config.node_name, started_ms);
         metrics::register_store(&mut registry, store);
         let api_host = backend.gateway().map_or(api_addr, |gateway| SocketAddr::new(gateway, api_addr.port()));

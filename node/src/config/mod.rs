@@ -11,6 +11,7 @@ mod containers;
 mod docker;
 mod http;
 mod limits;
+mod parameter_storage;
 mod raft;
 mod units;
 
@@ -22,6 +23,8 @@ use std::{
 
 use protocol::limits::SystemLimits;
 use serde::Deserialize;
+
+use crate::entities::encryption::Keyring;
 
 pub use self::{
     activations::{Activations, StoreLevel},
@@ -53,6 +56,7 @@ pub struct Config {
     pub containers: Containers,
     pub limits: SystemLimits,
     pub activations: Activations,
+    pub parameter_storage: Keyring,
     pub auth: Auth,
 }
 
@@ -99,6 +103,7 @@ struct Written {
     containers: containers::Written,
     limits: limits::Written,
     activations: activations::Written,
+    parameter_storage: parameter_storage::Written,
     auth: auth::Written,
 }
 
@@ -167,6 +172,7 @@ impl Written {
             limits: self.limits.checked()?,
             containers: self.containers.checked()?,
             activations: self.activations.checked()?,
+            parameter_storage: self.parameter_storage.checked()?,
             auth: self.auth.checked(),
         };
         if config.node_name.is_empty() || config.node_name.len() > 64 || config.node_name.contains(char::is_control) {

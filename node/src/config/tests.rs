@@ -91,6 +91,11 @@ fn nonsense_is_refused_by_name() {
         ("[activations]\nretention = \"1h\"", "activations.retention"),
         ("[activations]\nbacklog = 0", "activations.backlog"),
         ("[activations]\nstore_blocking_result_level = \"ALL\"", "unknown variant `ALL`"),
+        ("[parameter_storage]\ncurrent = \"aes-256\"", "parameter_storage.current: there is no key 'aes-256'"),
+        (
+            "[parameter_storage]\nkeys = { \"aes-128\" = \"c2hvcnQ=\" }",
+            "parameter_storage.keys: the key 'aes-128' is not base64 of 16 bytes",
+        ),
         ("node_name = \"\"", "node_name"),
         ("dev = true\n[http]\napi_addr = \"0.0.0.0:3233\"", "loopback"),
     ] {

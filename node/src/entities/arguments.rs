@@ -1,12 +1,18 @@
 //! What an action is called with: stored parameters below the payload, merged by key on the JSON text.
 
+use std::borrow::Cow;
+
 use protocol::{
     RawJson,
+    entity::Parameter,
     json::{Members, ObjectError, ObjectWriter, compact},
     messages,
 };
 
-use super::resolved::ResolvedAction;
+use super::{
+    encryption::{Keyring, UnlockError},
+    resolved::ResolvedAction,
+};
 
 /// The arguments of one invocation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +36,8 @@ impl ResolvedAction {
     /// Merges `payload`, the body of the invocation, over the action's parameters. Values are copied, never parsed.
     ///
     /// Parameters marked `init` go to the environment and never to the run; a payload member of that name replaces the
-    /// value and goes there too.
+    /// value and goes there too. Encrypted ones that the payload does not replace are left out: see
+    /// [`ResolvedAction::run_arguments`].
     ///
     /// # Errors
     /// [`ArgumentsError`]
@@ -60,6 +67,7 @@ impl ResolvedAction {
         let mut init_env = Vec::new();
         for (parameter, given) in parameters.iter().zip(&given) {
             match given {
+                None if parameter.encryption.is_some() => {}
                 _ if parameter.init => {
                     let value = given.unwrap_or(parameter.value.as_str());
                     init_env.push((parameter.key.to_string(), environment_text(value)));
@@ -75,6 +83,44 @@ impl ResolvedAction {
             run.members_of(payload);
         }
         Ok(Arguments { run: run.into_json(), init_env })
+    }
+
+    /// `arguments`, as [`ResolvedAction::arguments`] made them, with the encrypted parameters that the payload did not
+    /// replace, in the clear. To be called by who runs the action, and not to be kept.
+    ///
+    /// # Errors
+    /// [`UnlockError`]
+    pub fn run_arguments<'a>(&self, keyring: &Keyring, arguments: &'a str) -> Result<Cow<'a, str>, UnlockError> {
+        if !self.has_locked {
+            return Ok(Cow::Borrowed(arguments));
+        }
+        // What is no object, such as the array that a step of a sequence answered, stands for all arguments.
+        let Ok(members) = Members::parse(arguments) else { return Ok(Cow::Borrowed(arguments)) };
+        let mut all = ObjectWriter::new(String::with_capacity(arguments.len() + 256));
+        for parameter in self.locked().filter(|parameter| !parameter.init && members.get(&parameter.key).is_none()) {
+            all.raw(&parameter.key, keyring.unlock(parameter)?.as_str());
+        }
+        all.members_of(arguments);
+        Ok(Cow::Owned(all.finish()))
+    }
+
+    /// `env`, as [`ResolvedAction::arguments`] made it, with the encrypted init parameters that the payload did not replace.
+    ///
+    /// # Errors
+    /// [`UnlockError`]
+    pub fn run_env(&self, keyring: &Keyring, env: &[(String, String)]) -> Result<Vec<(String, String)>, UnlockError> {
+        let mut all = env.to_vec();
+        for parameter in self.locked().filter(|parameter| parameter.init) {
+            if !env.iter().any(|(name, _)| *name == parameter.key) {
+                all.push((parameter.key.to_string(), environment_text(keyring.unlock(parameter)?.as_str())));
+            }
+        }
+        Ok(all)
+    }
+
+    fn locked(&self) -> impl Iterator<Item = &Parameter> {
+        let parameters = self.has_locked.then_some(&self.parameters.0);
+        parameters.into_iter().flatten().filter(|parameter| parameter.encryption.is_some())
     }
 }
 
@@ -152,6 +198,33 @@ mod tests {
         assert!(protected.arguments(r#"{"b":1,"c":2}"#).is_ok());
         let text = resolved(parameters, r#"[{"key":"final","value":"true"}]"#);
         assert!(text.arguments(r#"{"a":1}"#).is_ok());
+    }
+
+    #[test]
+    fn encrypted_parameters_join_when_the_action_runs_unless_the_payload_has_them() {
+        let keys = [("aes-128".to_owned(), "BwcHBwcHBwcHBwcHBwcHBw==".to_owned())].into();
+        let keyring = Keyring::new(Some("aes-128"), &keys).unwrap();
+        let mut action = resolved("[]", "[]").action;
+        let clear = r#"[{"key":"a","value":{"x":1}},{"key":"b","value":2},{"key":"i","value":[3],"init":true}]"#;
+        action.parameters = keyring.lock(Parameters::from_json(serde_json::from_str(clear).unwrap()).unwrap());
+        let action = ResolvedAction::new(action, Revision(1), None, None, None);
+        let run = |payload: &str| {
+            let Arguments { run, init_env } = action.arguments(payload).unwrap();
+            let env = action.run_env(&keyring, &init_env).unwrap();
+            let arguments = action.run_arguments(&keyring, run.as_str()).unwrap().into_owned();
+            (run.as_str().to_owned(), arguments, env)
+        };
+        let env = |text: &str| vec![("i".to_owned(), text.to_owned())];
+        assert_eq!(run(r#"{"c":9}"#), (r#"{"c":9}"#.into(), r#"{"a":{"x":1},"b":2,"c":9}"#.into(), env("[3]")));
+        assert_eq!(run(r#"{"a":7}"#), (r#"{"a":7}"#.into(), r#"{"b":2,"a":7}"#.into(), env("[3]")));
+        assert_eq!(run(r#"{"i":"given"}"#), ("{}".into(), r#"{"a":{"x":1},"b":2}"#.into(), env("given")));
+        assert_eq!(action.run_arguments(&keyring, "[1]").unwrap(), "[1]", "of a sequence's step");
+
+        let without = Keyring::default();
+        let told = "The parameter 'a' is encrypted with the key 'aes-128', which is not configured.";
+        assert_eq!(action.run_arguments(&without, "{}").unwrap_err().to_string(), told);
+        assert!(action.run_arguments(&without, r#"{"a":1,"b":2}"#).is_ok(), "what is replaced need not be read");
+        assert!(action.run_env(&without, &[]).is_err());
     }
 
     #[test]

@@ -65,6 +65,7 @@ mod tests {
             EntityCaches,
             actions::PutAction,
             code::{Blobs, UNREFERENCED_FOR},
+            encryption::Keyring,
             kinds::Kinds,
             manifest::Manifest,
         },
@@ -88,7 +89,7 @@ mod tests {
         let groups = groups.expect("the groups start");
         let kinds = Kinds::new(&Manifest::upstream(), &["nodejs:20".to_owned()]);
         let blobs = Blobs::open(dir.join("blobs")).expect("a folder for code");
-        (Entities::new(groups.clone(), caches, kinds, SystemLimits::default(), blobs), groups)
+        (Entities::new(groups.clone(), caches, kinds, SystemLimits::default(), blobs, Keyring::default()), groups)
     }
 
     async fn put(entities: &Entities, name: &str, code: &str) {

@@ -3,7 +3,7 @@
 //! [`Entities`] is the door. `actions.rs` and `packages.rs` hold what may be done to a collection, each a decision on
 //! what is stored followed by one conditional write; `resolve.rs` finds what a name stands for, `arguments.rs` merges
 //! what an action is called with. `cache.rs` keeps resolved actions right while writes go on; `limits.rs` does so for
-//! namespaces. `manifest.rs` reads the runtimes manifest and `kinds.rs` finds what of it can be used here;
+//! namespaces. `encryption.rs` hides stored values of parameters. `manifest.rs` reads the runtimes manifest and `kinds.rs` finds what of it can be used here;
 //! `code.rs` keeps code that is too large for the log.
 
 pub mod actions;
@@ -11,6 +11,7 @@ pub mod arguments;
 mod cache;
 pub mod code;
 pub mod collect;
+pub mod encryption;
 mod error;
 pub mod kinds;
 mod limits;
@@ -31,7 +32,7 @@ use protocol::{
 use raft_store::{MetaChange, MetaReader};
 
 pub use self::error::EntityError;
-use self::{code::Blobs, kinds::Kinds, limits::LimitsCache, resolve::ActionCache};
+use self::{code::Blobs, encryption::Keyring, kinds::Kinds, limits::LimitsCache, resolve::ActionCache};
 use crate::cluster::raft::Groups;
 
 /// What is kept in memory of entities. Made before the Raft groups, which tell it what they apply.
@@ -73,13 +74,21 @@ struct Inner {
     kinds: Kinds,
     limits: SystemLimits,
     blobs: Blobs,
+    keyring: Keyring,
 }
 
 impl Entities {
     /// `caches`: the ones whose [`EntityCaches::meta_applied`] hears of everything that `groups` apply.
-    pub fn new(groups: Groups, caches: Arc<EntityCaches>, kinds: Kinds, limits: SystemLimits, blobs: Blobs) -> Self {
+    pub fn new(
+        groups: Groups,
+        caches: Arc<EntityCaches>,
+        kinds: Kinds,
+        limits: SystemLimits,
+        blobs: Blobs,
+        keyring: Keyring,
+    ) -> Self {
         let meta = groups.store().meta();
-        Self(Arc::new(Inner { groups, meta, caches, kinds, limits, blobs }))
+        Self(Arc::new(Inner { groups, meta, caches, kinds, limits, blobs, keyring }))
     }
 
     pub fn kinds(&self) -> &Kinds {
@@ -88,6 +97,11 @@ impl Entities {
 
     pub fn system_limits(&self) -> &SystemLimits {
         &self.0.limits
+    }
+
+    /// What encrypted parameters are read with.
+    pub fn keyring(&self) -> &Keyring {
+        &self.0.keyring
     }
 
     /// Does `txn` if its conditions hold. `Err` inside: the index of the one that did not.

@@ -11,6 +11,7 @@ use protocol::{
 
 use super::{
     Entities, EntityError, Source,
+    encryption::Keyring,
     reach::{Reached, Unreachable, reach},
 };
 use crate::clock;
@@ -71,7 +72,7 @@ impl Entities {
                     Some((_, Entity::Package(_))) => return Err(EntityError::conflict(messages::ALREADY_EXISTS)),
                     Some(_) => return Err(EntityError::conflict(messages::WRONG_COLLECTION)),
                 };
-                let planned = plan_put(name, body, binding, known, clock::unix_ms())?;
+                let planned = plan_put(name, body, binding, known, &entities.0.keyring, clock::unix_ms())?;
                 // Not before it is known whether a package may become a binding at all.
                 if to_binding { Err(EntityError::bad_request(messages::BINDING_TO_BINDING)) } else { Ok(planned) }
             })
@@ -251,6 +252,7 @@ fn plan_put(
     body: PackageBody,
     binding: Option<Binding>,
     known: Option<(Revision, Package)>,
+    keyring: &Keyring,
     now_ms: u64,
 ) -> Result<(Package, MetaTxn), EntityError> {
     let key = MetaKey::Entity(name.clone());
@@ -289,6 +291,7 @@ fn plan_put(
         }
     };
     conditions.insert(0, own);
+    package.parameters = keyring.lock(package.parameters);
     package.annotations.remove(BINDING);
     if let Some(binding) = &package.binding {
         package.annotations.set(BINDING, binding.annotation());

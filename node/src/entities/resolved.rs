@@ -22,6 +22,8 @@ pub struct ResolvedAction {
     pub binding: Option<FullyQualifiedName>,
     /// package < binding < action.
     pub parameters: Parameters,
+    /// Some of them are encrypted.
+    pub(super) has_locked: bool,
     /// Where a key is in `parameters`.
     pub(super) places: HashMap<String, usize>,
     /// Annotation `provide-api-key` is truthy or absent.
@@ -67,6 +69,7 @@ impl ResolvedAction {
             inline_code,
             binding,
             places: parameters.0.iter().enumerate().map(|(place, entry)| (entry.key.to_string(), place)).collect(),
+            has_locked: parameters.0.iter().any(|parameter| parameter.encryption.is_some()),
             parameters,
             provides_api_key: action.annotations.get("provide-api-key").is_none_or(RawJson::is_truthy),
             is_final: action.annotations.get("final").is_some_and(|value| value.as_str() == "true"),

@@ -21,7 +21,7 @@ use crate::{
         backend::{LogRequest, Loss, has_ended},
         container::Live,
     },
-    entities::resolved::ResolvedAction,
+    entities::{encryption::UnlockError, resolved::ResolvedAction},
     runtime::{
         outcome::{InitVerdict, RunVerdict, classify_init, classify_run},
         proxy_client::{AnswerLimits, CallOutcome, Endpoint, Observed, ProxyConnection},
@@ -121,8 +121,18 @@ async fn attempt(invoker: &Invoker, work: &AcceptedWork, action: &ResolvedAction
     };
     let mut times = Times { wait_ms: clock::unix_ms().saturating_sub(work.received_ms), ..Times::default() };
 
+    let keyring = invoker.0.parts.entities.keyring();
+    let arguments = match action.run_arguments(keyring, &work.arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => return unreadable(work, &error, times),
+    };
+
     if !lease.initialized {
-        let body = match Box::pin(init_body(invoker, work, action, api_key.as_deref(), timeout)).await {
+        let env = match action.run_env(keyring, &work.init_env) {
+            Ok(env) => env,
+            Err(error) => return unreadable(work, &error, times),
+        };
+        let body = match Box::pin(init_body(invoker, work, action, env, api_key.as_deref(), timeout)).await {
             Ok(body) => body,
             Err(reason) => {
                 tracing::error!(activation_id = %work.activation_id, %reason, "the action's code could not be read");
@@ -152,7 +162,7 @@ async fn attempt(invoker: &Invoker, work: &AcceptedWork, action: &ResolvedAction
 
     let run_began_ms = clock::unix_ms();
     let body = Run {
-        value: &work.arguments,
+        value: &arguments,
         namespace: work.namespace.as_str(),
         action_name: &action.full_name,
         action_version: &action.version,
@@ -184,6 +194,15 @@ async fn loss(invoker: &Invoker, lease: &mut Lease, during: Endpoint, called: &C
         Observed::Lost(_) => lease.container.why_lost(during).await,
         _ => Loss::Unexplained,
     }
+}
+
+/// A parameter cannot be decrypted, and the container got nothing. Whose fault that is cannot be told: whoever writes an
+/// action may say of any value that it is encrypted.
+fn unreadable(work: &AcceptedWork, error: &UnlockError, times: Times) -> Attempt {
+    tracing::warn!(activation_id = %work.activation_id, action = %work.action, %error, "an activation did not run");
+    let now_ms = clock::unix_ms();
+    let response = failure(ActivationStatus::DeveloperError, &error.to_string());
+    Attempt::Ran { response, times: Times { start_ms: now_ms, end_ms: now_ms, ..times }, reusable: true }
 }
 
 /// Why a container did not take the work, for the log.
@@ -247,6 +266,7 @@ async fn init_body(
     invoker: &Invoker,
     work: &AcceptedWork,
     action: &ResolvedAction,
+    mut env: Vec<(String, String)>,
     api_key: Option<&str>,
     timeout: Duration,
 ) -> Result<String, String> {
@@ -258,7 +278,6 @@ async fn init_body(
         Some(bytes) if binary => Some(InitCode::Binary(bytes)),
         Some(bytes) => Some(InitCode::Text(std::str::from_utf8(bytes).map_err(|error| error.to_string())?)),
     };
-    let mut env = work.init_env.clone();
     let mut context = |name: &str, value: String| env.push((name.to_owned(), value));
     context("__OW_NAMESPACE", work.namespace.to_string());
     context("__OW_ACTION_NAME", action.full_name.clone());

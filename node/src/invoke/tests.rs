@@ -33,7 +33,7 @@ use crate::{
         metrics::PoolMetrics,
         pool_state::Limits,
     },
-    entities::{EntityCaches, actions::PutAction, code::Blobs, kinds::Kinds, manifest::Manifest},
+    entities::{EntityCaches, actions::PutAction, code::Blobs, encryption::Keyring, kinds::Kinds, manifest::Manifest},
 };
 
 /// Patience with what has to happen.
@@ -149,7 +149,7 @@ async fn invoker(dir: &Path, options: Options, backend: &SimulatedBackend, conta
     let session = session::open(&groups, "one").await.expect("a session").session;
     let kinds = Kinds::new(&Manifest::upstream(), &["nodejs:20".to_owned()]);
     let blobs = Blobs::open(dir.join("blobs")).expect("a folder for code");
-    let entities = Entities::new(groups.clone(), caches, kinds, SystemLimits::default(), blobs);
+    let entities = Entities::new(groups.clone(), caches, kinds, SystemLimits::default(), blobs, Keyring::default());
     let pool_config = PoolConfig {
         node: NodeId(1),
         limits: Limits { memory: ByteSize(containers * ONE.bytes()), ..Limits::default() },

@@ -48,6 +48,7 @@ impl Entities {
         let new_exec = sent.as_ref().map(|(exec, _)| exec.clone());
         let now_ms = clock::unix_ms();
         let mut action = merge(&name, put, new_exec, stored, &self.0.limits, now_ms)?;
+        action.parameters = self.0.keyring.lock(action.parameters);
         check_instances(&action.limits, limits).map_err(EntityError::bad_request)?;
 
         let code = match sent {

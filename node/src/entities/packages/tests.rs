@@ -17,6 +17,16 @@ fn shown(package: &Package) -> String {
     serde_json::to_string(&package.annotations).unwrap()
 }
 
+fn plan_put(
+    name: FullyQualifiedName,
+    body: PackageBody,
+    binding: Option<Binding>,
+    known: Option<(Revision, Package)>,
+    now_ms: u64,
+) -> Result<(Package, MetaTxn), EntityError> {
+    super::plan_put(name, body, binding, known, &Keyring::default(), now_ms)
+}
+
 #[test]
 fn the_binding_annotation_is_the_servers() {
     let body = PackageBody {
