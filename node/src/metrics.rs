@@ -1,16 +1,7 @@
-//! `GET /metrics`: one registry, to which each module adds what it measures; here is what concerns the whole process.
-//!
-//! | name | what |
-//! | --- | --- |
-//! | `whisp_info{version,node}` | 1 |
-//! | `process_start_time_seconds` | when the process started, seconds since the epoch |
-//! | `process_resident_memory_bytes` | memory of the process, containers excluded |
-//! | `process_cpu_seconds_total` | processor time it used |
-//! | `process_open_fds` | its open descriptors |
-//! | `process_threads` | its threads |
-//! | `raft_log_flushes_total` | syncs of the write-ahead log |
-//! | `raft_log_flushed_entries_total` | log entries that they made durable |
-//! | `node_container_…` | see [`crate::containers::metrics`] |
+//! `GET /metrics`: one registry, to which each module adds what it measures; here is what concerns the whole process. What
+//! there is, and what it is called, is in [`list`].
+
+pub mod list;
 
 use std::fmt;
 
@@ -18,9 +9,12 @@ use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric, text},
     metrics::{counter::ConstCounter, gauge::ConstGauge, info::Info},
-    registry::{Registry, Unit},
+    registry::Registry,
 };
 use raft_store::Store;
+
+use self::list::Metric;
+use crate::{containers::Pools, invoke::Invoker};
 
 /// Media type of [`render`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -29,7 +23,7 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 pub fn registry(node_name: &str, started_ms: u64) -> Registry {
     let mut registry = Registry::default();
     let labels = vec![("version", env!("CARGO_PKG_VERSION").to_owned()), ("node", node_name.to_owned())];
-    registry.register("whisp", "The node and its version", Info::new(labels));
+    list::INFO.register(&mut registry, Info::new(labels));
     registry.register_collector(Box::new(Process { started_ms }));
     registry
 }
@@ -37,6 +31,11 @@ pub fn registry(node_name: &str, started_ms: u64) -> Registry {
 /// Adds the metrics of the store.
 pub fn register_store(registry: &mut Registry, store: Store) {
     registry.register_collector(Box::new(Flushes(store)));
+}
+
+/// Adds what is under way at the moment of each look.
+pub fn register_work(registry: &mut Registry, pools: Pools, invoker: Invoker) {
+    registry.register_collector(Box::new(Work { pools, invoker }));
 }
 
 /// The text that Prometheus reads.
@@ -64,32 +63,19 @@ struct Process {
 impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let encoder = &mut encoder;
-        gauge(
-            encoder,
-            "process_start_time",
-            "When the process started",
-            Some(Unit::Seconds),
-            self.started_ms as f64 / 1e3,
-        )?;
+        gauge(encoder, &list::START_TIME, self.started_ms as f64 / 1e3)?;
         // What the kernel does not tell is left out rather than shown as 0.
         if let Some(bytes) = resident_bytes() {
-            gauge(encoder, "process_resident_memory", "Memory of the process", Some(Unit::Bytes), bytes as f64)?;
+            gauge(encoder, &list::RESIDENT, bytes as f64)?;
         }
         if let Some(seconds) = cpu_seconds() {
-            let counter = ConstCounter::new(seconds);
-            let name = "process_cpu";
-            counter.encode(encoder.encode_descriptor(
-                name,
-                "Processor time used",
-                Some(&Unit::Seconds),
-                prometheus_client::metrics::MetricType::Counter,
-            )?)?;
+            ConstCounter::new(seconds).encode(list::CPU.encode(encoder)?)?;
         }
         if let Some(count) = entries("/proc/self/fd") {
-            gauge(encoder, "process_open_fds", "Open descriptors", None, count as f64)?;
+            gauge(encoder, &list::OPEN_FDS, count as f64)?;
         }
         if let Some(count) = entries("/proc/self/task") {
-            gauge(encoder, "process_threads", "Threads", None, count as f64)?;
+            gauge(encoder, &list::THREADS, count as f64)?;
         }
         Ok(())
     }
@@ -106,18 +92,52 @@ impl fmt::Debug for Flushes {
 impl Collector for Flushes {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let stats = self.0.flush_stats();
-        let mut counter = |name: &str, help: &str, value: u64| {
-            let kind = prometheus_client::metrics::MetricType::Counter;
-            ConstCounter::new(value).encode(encoder.encode_descriptor(name, help, None, kind)?)
-        };
-        counter("raft_log_flushes", "Syncs of the write-ahead log", stats.flushes)?;
-        counter("raft_log_flushed_entries", "Log entries made durable", stats.entries)
+        for (metric, value) in [(list::FLUSHES, stats.flushes), (list::FLUSHED, stats.entries)] {
+            ConstCounter::new(value).encode(metric.encode(&mut encoder)?)?;
+        }
+        Ok(())
     }
 }
 
-fn gauge(encoder: &mut DescriptorEncoder, name: &str, help: &str, unit: Option<Unit>, value: f64) -> fmt::Result {
-    let kind = prometheus_client::metrics::MetricType::Gauge;
-    ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, unit.as_ref(), kind)?)
+struct Work {
+    pools: Pools,
+    invoker: Invoker,
+}
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Work")
+    }
+}
+
+impl Collector for Work {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let encoder = &mut encoder;
+        let report = self.pools.report();
+        let mut states = [("starting", 0), ("busy", 0), ("idle", 0), ("paused", 0), ("prewarmed", 0)];
+        for action in &report.actions {
+            let counts = [action.starting, action.busy, action.idle, action.paused];
+            states.iter_mut().zip(counts).for_each(|((_, sum), count)| *sum += count);
+        }
+        for cell in &report.prewarmed {
+            states[0].1 += cell.creating;
+            states[4].1 += cell.ready;
+        }
+        let mut containers = list::CONTAINERS.encode(encoder)?;
+        for (state, count) in states {
+            ConstGauge::new(count as i64).encode(containers.encode_family(&[("state", state)])?)?;
+        }
+        gauge(encoder, &list::WAITING, report.run_buffer as f64)?;
+        gauge(encoder, &list::MEMORY_LIMIT, report.memory_total as f64)?;
+        gauge(encoder, &list::MEMORY_USED, report.memory_used as f64)?;
+        gauge(encoder, &list::MEMORY_IDLE, report.memory_idle as f64)?;
+        gauge(encoder, &list::RUNNING, self.invoker.running() as f64)?;
+        gauge(encoder, &list::ACCEPTED_WAITING, self.invoker.queued() as f64)
+    }
+}
+
+fn gauge(encoder: &mut DescriptorEncoder, metric: &Metric, value: f64) -> fmt::Result {
+    ConstGauge::new(value).encode(metric.encode(encoder)?)
 }
 
 fn cpu_seconds() -> Option<f64> {
@@ -130,41 +150,4 @@ fn cpu_seconds() -> Option<f64> {
 
 fn entries(dir: &str) -> Option<usize> {
     Some(std::fs::read_dir(dir).ok()?.count())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::containers::metrics::PoolMetrics;
-
-    /// The tables in the documentation are the list of all metrics: this holds them to it.
-    #[test]
-    fn every_metric_has_help_and_stands_in_a_list() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut registry = registry("here", 1_500);
-        register_store(&mut registry, Store::open(dir.path(), raft_store::Options::default()).unwrap());
-        PoolMetrics::register(&mut registry);
-        let text = render(&registry).unwrap();
-        let lists = [include_str!("metrics.rs"), include_str!("containers/metrics.rs")].concat();
-        let mut seen = 0;
-        for line in text.lines() {
-            let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) else {
-                continue;
-            };
-            let listed = match kind {
-                "counter" => format!("`{name}_total"),
-                "info" => format!("`{name}_info"),
-                _ => format!("`{name}"),
-            };
-            assert!(lists.contains(&listed), "{listed} stands in no list");
-            let help = text.lines().find_map(|line| line.strip_prefix(&format!("# HELP {name} ")));
-            assert!(help.is_some_and(|help| help.len() > 4), "{name} has no help");
-            seen += 1;
-        }
-        assert_eq!(seen, 16, "{text}");
-        assert!(text.contains("process_start_time_seconds 1.5\n"), "{text}");
-        assert!(text.contains("whisp_info{version="), "{text}");
-        let memory = text.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes ")).unwrap();
-        assert!(memory.parse::<f64>().unwrap() > 1e6);
-    }
 }

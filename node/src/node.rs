@@ -13,7 +13,7 @@ use raft_store::{MetaChange, Observer, ShardChange, Store};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
-    activations::{query::Activations, retention, store::Records},
+    activations::{metrics::ActivationMetrics, query::Activations, retention, store::Records},
     admin::{self, Admin, StatusSource},
     api::{self, AppState, Serving},
     auth::{self, Authenticator, DataKey, Directory, Users},
@@ -224,6 +224,7 @@ impl Node {
             keys: keys.clone(),
             pools: pools.clone(),
             records: Records::new(groups.clone(), opened.session),
+            metrics: ActivationMetrics::register(&mut registry),
             background: work.handle().clone(),
         });
         if opened.lost > 0 || !opened.taken_over.is_empty() {
@@ -241,6 +242,7 @@ impl Node {
         } else {
             auth::remove_guest(&users).await?;
         }
+        metrics::register_work(&mut registry, pools.clone(), invoker.clone());
         let registry = Arc::new(registry);
         let status = StatusSource {
             config: Arc::clone(&config),

@@ -37,7 +37,6 @@ impl Pools {
     fn step(&self, event: impl FnOnce(&mut State) -> Work, work: &mut VecDeque<Step>) {
         let mut state = self.inner.state.lock();
         let effects = event(&mut state);
-        self.inner.metrics.set_memory(state.memory());
         let open = state.is_open();
         drop(state);
         work.extend(effects);

@@ -360,6 +360,7 @@ impl Invoker {
     }
 
     async fn finish(&self, work: &AcceptedWork, record: protocol::Activation) {
+        self.0.parts.metrics.ended(&record);
         let store = self.stores(self.0.parts.config.store_accepted, work, record.response.status);
         let place = self.0.parts.records.place(&record).await;
         self.0.parts.records.finish(Arc::new(record), store, place).await;

@@ -124,6 +124,7 @@ impl Invoker {
     /// The answer for an activation that no container ran, whose record is stored beside.
     fn end_without_run(&self, work: &AcceptedWork, record: Activation) -> Invoked {
         let record = Arc::new(record);
+        self.0.parts.metrics.ended(&record);
         if self.stores(self.0.parts.config.store_blocking, work, record.response.status) {
             let records = self.0.parts.records.clone();
             let record = Arc::clone(&record);

@@ -22,6 +22,7 @@ use detach::DetachOnDrop;
 
 use crate::{
     activations::{
+        metrics::ActivationMetrics,
         record::{self, Times},
         store::Records,
     },
@@ -119,6 +120,7 @@ pub struct Parts {
     pub keys: Arc<Authenticator>,
     pub pools: Pools,
     pub records: Records,
+    pub metrics: ActivationMetrics,
     /// Runs what belongs to no HTTP worker.
     pub background: tokio::runtime::Handle,
 }

@@ -315,6 +315,7 @@ pub(super) async fn end(
         }
         reusable &= !logs.unreliable;
     }
+    invoker.0.parts.metrics.ended(&record);
     let records = &invoker.0.parts.records;
     // Before the container is free again, so that work cannot outrun the disk.
     let place = if ending.store || ending.accepted { Some(records.place(&record).await) } else { None };

@@ -156,7 +156,8 @@ async fn invoker(dir: &Path, options: Options, backend: &SimulatedBackend, conta
         stem_cells: Vec::new(),
         env: Vec::new(),
     };
-    let metrics = PoolMetrics::register(&mut Registry::default());
+    let mut registry = Registry::default();
+    let metrics = PoolMetrics::register(&mut registry);
     let pools = Pools::start(pool_config, Arc::new(backend.clone()), Handle::current(), metrics);
     let config = InvokeConfig {
         backlog_limit: 1000,
@@ -170,6 +171,7 @@ async fn invoker(dir: &Path, options: Options, backend: &SimulatedBackend, conta
         keys: Arc::new(Authenticator::new(directory, DataKey::of(&[0; 32]), 0)),
         pools: pools.expect("a thread for the actors"),
         records: Records::new(groups.clone(), session),
+        metrics: ActivationMetrics::register(&mut registry),
         groups,
         background: Handle::current(),
     })

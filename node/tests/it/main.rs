@@ -10,6 +10,7 @@ mod client;
 mod http;
 mod invoke;
 mod limits;
+mod metrics;
 mod openapi;
 mod packages;
 mod store_levels;
