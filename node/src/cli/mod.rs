@@ -78,11 +78,11 @@ fn told(error: &anyhow::Error) -> String {
 }
 
 impl CliError {
-    fn exit_code(&self) -> ExitCode {
+    fn exit_code(&self) -> u8 {
         match self {
-            Self::Refused(_) | Self::Failed(_) => 1.into(),
-            Self::Usage(_) => 2.into(),
-            Self::NoNode(_) => 3.into(),
+            Self::Refused(_) | Self::Failed(_) => 1,
+            Self::Usage(_) => 2,
+            Self::NoNode(_) => 3,
         }
     }
 }
@@ -97,19 +97,34 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(error.exit_code() as u8);
         }
     };
+    let ran_a_node = matches!(cli.command, Command::Start(_));
     let done = match cli.command {
         Command::Start(arguments) => start::run(*arguments),
         Command::Status(target) => status::run(&target),
         Command::User(command) => user::run(command),
         Command::Limits(command) => limits::run(command),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
+    let code = match done {
+        Ok(()) => 0,
         Err(error) => {
             eprintln!("whisp: {error}");
             error.exit_code()
         }
+    };
+    if ran_a_node {
+        leave(code);
     }
+    code.into()
+}
+
+/// Ends the process of a node at once. An orderly exit would destroy RocksDB's static locks under those of its threads that
+/// compact just now, and such a thread aborts the process. What matters is on the disk by then.
+fn leave(code: u8) -> ! {
+    use std::io::Write;
+    // Nobody is left to hear of a failure.
+    let _ = std::io::stdout().flush();
+    // SAFETY: it ends the process and touches nothing of it.
+    unsafe { libc::_exit(code.into()) }
 }
 
 /// Prints lines for people, or `json`. A reader that went away (`| head`) is no failure.

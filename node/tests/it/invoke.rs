@@ -110,6 +110,15 @@ fn a_wait_that_is_over_ends_in_an_id_and_later_in_a_record() {
     assert_eq!(user.record(&id)["response"]["result"], json!({"n": 1}));
 }
 
+/// Also by a panic.
+struct SetWhenDropped<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for SetWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
 /// The cache of resolved actions is never behind an answered write.
 #[test]
 fn what_is_invoked_after_a_write_is_what_was_written() {
@@ -118,6 +127,7 @@ fn what_is_invoked_after_a_write_is_what_was_written() {
     user.put("packages/p", &json!({})).ok();
     user.action("p/a", &json!({"exec": {"kind": "nodejs:20", "code": "x"}}));
     std::thread::scope(|scope| {
+        let _stop = SetWhenDropped(&stop);
         // Keeps reading into the cache while it is written.
         scope.spawn(|| {
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
@@ -133,12 +143,8 @@ fn what_is_invoked_after_a_write_is_what_was_written() {
             }
             user.put(path, &parameters).ok();
             let answer = user.post("actions/p/a?blocking=true&result=true", &json!({})).ok();
-            if answer != json!({ "n": n }) {
-                stop.store(true, std::sync::atomic::Ordering::Relaxed);
-                panic!("{answer} after {n} was written");
-            }
+            assert_eq!(answer, json!({ "n": n }), "after {n} was written");
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
 }
 

@@ -43,12 +43,25 @@ async fn an_image_that_keeps_the_contract_needs_no_sentinels() {
     let fixture = Fixture::start(engine, &[("nodejs:20", &image)]).await;
     let (mut running, finished) = run(&fixture, &image).await;
     assert_eq!(finished.result(), json!({"a": 1}));
-    for finished in [finished, running.run(json!({})).await, running.run(json!({})).await] {
-        let mut lines = finished.lines();
-        lines.sort_unstable();
-        assert_eq!(lines, ["stderr: stderr of the image", "stdout: stdout of the image"]);
+    // The engine may be late with a line, which goes to the next activation then; none is lost, invented or doubled.
+    let (mut finished, mut runs, mut outs, mut errs) = (finished, 1, 0, 0);
+    loop {
         assert!(!finished.logs.unreliable);
         assert!(finished.logs.lines.iter().all(|line| line.as_bytes()[29] == b'Z'), "{finished:?}");
+        for line in finished.lines() {
+            match line {
+                "stdout: stdout of the image" => outs += 1,
+                "stderr: stderr of the image" => errs += 1,
+                other => panic!("{other}"),
+            }
+        }
+        assert!(outs <= runs && errs <= runs, "{outs} and {errs} lines of {runs} activations");
+        if runs >= 3 && outs == runs && errs == runs {
+            break;
+        }
+        assert!(runs < 30, "{outs} and {errs} lines of {runs} activations");
+        finished = running.run(json!({})).await;
+        runs += 1;
     }
     running.destroy().await;
 
