@@ -1,7 +1,7 @@
 //! Nodes whose actions run in Docker containers, through the API: what users of OpenWhisk's runtime images and of images of
 //! their own see, and what is left of a node's containers.
 
-use std::{fmt::Write as _, os::unix::fs::MetadataExt, path::Path, time::Duration};
+use std::{os::unix::fs::MetadataExt, path::Path, time::Duration};
 
 use cluster_tests::{
     client::{ActionOptions, Api, annotation},
@@ -26,20 +26,28 @@ fn node(nodejs: &Image, backend: &'static str, more: &str) -> (TestNode, tempfil
 
 /// The same with stem cells.
 fn node_with_cells(nodejs: &Image, backend: &'static str, more: &str, cells: usize) -> (TestNode, tempfile::TempDir) {
-    let folder = tempfile::tempdir().expect("a folder");
-    let (image, tag) = nodejs.name.rsplit_once(':').expect("a tag");
-    let (registry, name) = image.split_once('/').expect("a registry");
     let manifest = json!({"runtimes": {"nodejs": [
-        {"kind": "nodejs:20", "default": true, "image": {"registry": registry, "name": name, "tag": tag}}
+        {"kind": "nodejs:20", "default": true, "image": manifest_image(nodejs)}
     ]}});
-    let path = folder.path().join("runtimes.json");
-    std::fs::write(&path, manifest.to_string()).expect("a file");
-    let mut config = String::new();
-    let prewarm = format!("[{{ kind = \"nodejs:20\", count = {cells} }}]");
-    writeln!(config, "[containers]\nruntimes_manifest = \"{}\"\nprewarm = {prewarm}", path.display()).expect("memory");
-    writeln!(config, "[containers.docker]\n{more}").expect("memory");
+    let prewarm = format!("prewarm = [{{ kind = \"nodejs:20\", count = {cells} }}]");
+    let (config, folder) = config_of(&manifest, &format!("{prewarm}\n[containers.docker]\n{more}"));
     let options = Options { backend, config, ..Options::default() };
     (TestNode::start(program(env!("CARGO_BIN_EXE_whisp-node")), options), folder)
+}
+
+/// `image` as a runtimes manifest names it.
+fn manifest_image(image: &Image) -> Value {
+    let (image, tag) = image.name.rsplit_once(':').expect("a tag");
+    let (registry, name) = image.split_once('/').expect("a registry");
+    json!({"registry": registry, "name": name, "tag": tag})
+}
+
+/// A configuration with this runtimes manifest, a file in the folder, and `more` lines of `[containers]`.
+fn config_of(manifest: &Value, more: &str) -> (String, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("runtimes.json");
+    std::fs::write(&path, manifest.to_string()).expect("a file");
+    (format!("[containers]\nruntimes_manifest = \"{}\"\n{more}\n", path.display()), folder)
 }
 
 fn put_image(api: &Api, name: &str, image: &str, limits: Value) {
@@ -238,6 +246,60 @@ fn a_stem_cell_waits_frozen_and_is_replaced() {
     }
     wait_for(&[cell, (json!("running"), true)]);
     node.stop();
+}
+
+/// The number of stem cells grows when many actions start cold at once, and shrinks when it is quiet.
+#[track_caller]
+fn stem_cells_follow_cold_starts(backend: &'static str, kind: &str, image: Value) {
+    let cells = json!({"initialCount": 1, "memory": "128 MB", "reactive": {
+        "minCount": 1, "maxCount": 3, "ttl": "3 seconds", "threshold": 1, "increment": 1}});
+    let runtime = json!({"kind": kind, "default": true, "image": image, "stemCells": [cells]});
+    let (config, _folder) = config_of(&json!({"runtimes": {"family": [runtime]}}), "prewarm_interval = \"500ms\"");
+    let mut node =
+        TestNode::start(program(env!("CARGO_BIN_EXE_whisp-node")), Options { backend, config, ..Options::default() });
+    let api = node.api();
+    let cells = || node.status()["containers"]["prewarmed"][0].clone();
+    let wait_for = |what: &str, holds: &dyn Fn(&Value) -> bool| {
+        wait::eventually(SOON, what, || {
+            let cells = cells();
+            if holds(&cells) { Ok(()) } else { Err(cells.to_string()) }
+        });
+    };
+    wait_for("the first stem cell", &|cells| cells["wanted"] == 1 && cells["ready"] == 1);
+    let code = if kind.starts_with("python") { "def main(args):\n    return {}" } else { "main = () => ({})" };
+    let limits = ActionOptions { memory_mb: Some(128), ..ActionOptions::default() };
+    let mut round = 0;
+    wait::eventually(2 * SOON, "more stem cells", || {
+        round += 1;
+        let names: Vec<String> = (0..4).map(|number| format!("a{round}x{number}")).collect();
+        names.iter().for_each(|name| api.put_action(name, kind, code, limits.clone()));
+        let ids: Vec<String> = names.iter().map(|name| api.fire(name, &json!({}))).collect();
+        for id in ids {
+            let record = api.record(&id, SOON);
+            assert_eq!(record["response"]["status"], "success", "{record}");
+        }
+        let cells = cells();
+        if cells["wanted"].as_u64() > Some(1) { Ok(()) } else { Err(format!("round {round}: {cells}")) }
+    });
+    wait_for("the last stem cell alone", &|cells| {
+        cells["wanted"] == 1 && cells["ready"] == 1 && cells["creating"] == 0
+    });
+    node.stop();
+}
+
+#[test]
+fn stem_cells_in_docker_follow_cold_starts() {
+    let Some(engine) = Engine::find("stem_cells_in_docker_follow_cold_starts") else { return };
+    let image = Image::nodejs(engine);
+    stem_cells_follow_cold_starts("docker", "nodejs:20", manifest_image(&image));
+}
+
+#[test]
+fn stem_cells_as_processes_follow_cold_starts() {
+    let asked = std::process::Command::new("python3").arg("--version").output().expect("./dev installs Python");
+    let version = String::from_utf8(asked.stdout).expect("a version");
+    let minor = version.trim().split('.').nth(1).expect("such as Python 3.11.2");
+    stem_cells_follow_cold_starts("process", &format!("python:3.{minor}"), json!({"name": "none"}));
 }
 
 #[test]

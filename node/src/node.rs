@@ -208,6 +208,7 @@ impl Node {
             node: ONLY_NODE,
             limits: (&config.containers).into(),
             stem_cells: StemCell::configured(&config.containers, &manifest, entities.kinds()),
+            prewarm_interval: config.containers.prewarm_interval,
             env: vec![("__OW_API_HOST".to_owned(), format!("http://{api_host}"))],
         };
         let pool_metrics = PoolMetrics::register(&mut registry);

@@ -33,6 +33,9 @@ pub struct Containers {
     /// Containers kept ready without code. Default: the stem cells of `runtimes_manifest`, or without one
     /// [`Containers::default_prewarm`].
     pub prewarm: Option<Vec<Prewarm>>,
+    /// How often the number of stem cells that are `reactive` in `runtimes_manifest` follows the cold starts, and those whose
+    /// `ttl` is over are removed. Default 10 min.
+    pub prewarm_interval: Duration,
     /// What the Docker back end needs to know.
     pub docker: Docker,
 }
@@ -85,6 +88,7 @@ pub(super) struct Written {
     idle_timeout: Option<HumanDuration>,
     runtimes_manifest: Option<PathBuf>,
     prewarm: Option<Vec<WrittenPrewarm>>,
+    prewarm_interval: Option<HumanDuration>,
     docker: docker::Written,
 }
 
@@ -115,10 +119,14 @@ impl Written {
             idle_timeout: self.idle_timeout.map_or(Duration::from_secs(600), Duration::from),
             runtimes_manifest: self.runtimes_manifest,
             prewarm,
+            prewarm_interval: self.prewarm_interval.map_or(Duration::from_secs(600), Duration::from),
             docker: self.docker.checked()?,
         };
         if containers.creations == 0 {
             return Err(ConfigError::invalid("containers.creations", "must be at least 1"));
+        }
+        if containers.prewarm_interval.is_zero() {
+            return Err(ConfigError::invalid("containers.prewarm_interval", "must be positive"));
         }
         let cells = containers.prewarm.iter().flatten();
         let prewarmed: u128 = cells.map(|cells| u128::from(cells.memory.bytes()) * cells.count as u128).sum();

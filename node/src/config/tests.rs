@@ -84,6 +84,7 @@ fn nonsense_is_refused_by_name() {
         ("[[containers.prewarm]]\nkind = \"node\"", "containers.prewarm"),
         ("[[containers.prewarm]]\nkind = \"nodejs:20\"\nmemory = \"0MB\"", "containers.prewarm"),
         ("[limits]\nmemory = { min = \"1GB\" }", "limits.memory"),
+        ("[containers]\nprewarm_interval = \"0s\"", "containers.prewarm_interval"),
         ("[limits]\nmemory = { min = \"100KB\" }", "limits.memory"),
         ("[limits]\ncode_size = \"1GB\"", "limits.code_size"),
         ("[limits]\npayload_size = \"2MB\"", "limits.payload_size: must be at most 1 MB"),

@@ -1,11 +1,7 @@
 //! Carrying out what [`PoolState`](super::pool_state::PoolState) decides. Always after the lock was released, so that
 //! the lock is held for the decision alone.
 
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use tracing::{debug, error, info, warn};
 
@@ -17,9 +13,6 @@ use super::{
     pool_state::{ActionId, ContainerId, Effect, Effects, Held, Refusal},
     prewarm::{CellId, StemCell},
 };
-
-/// Wait after a stem cell could not be created.
-const CELL_RETRY: Duration = Duration::from_secs(10);
 
 type Step = Effect<Live, Reply, CreateError>;
 type Work = Effects<Live, Reply, CreateError>;
@@ -77,6 +70,19 @@ impl Pools {
             }
             Effect::Destroy { held, evicted } => self.destroy(held, evicted),
             Effect::CreateCell { cell, id, config } => self.create_cell(cell, id, &config),
+            Effect::RetryCell { cell, after, news } => {
+                if let Some(error) = news {
+                    warn!(
+                        error,
+                        "a prewarmed container could not be created; this is tried again, and said again if it changes"
+                    );
+                }
+                let pools = self.clone();
+                self.inner.runtime.spawn(async move {
+                    tokio::time::sleep(after).await;
+                    pools.decide(|state| state.retry_cell(cell));
+                });
+            }
             Effect::CellDoesNotFit { config } => {
                 let memory_mb = config.memory.as_mib();
                 warn!(kind = config.kind, memory_mb, "no memory for a prewarmed container, it is not created");
@@ -163,16 +169,13 @@ impl Pools {
             let error = match creation.await {
                 Ok(Ok(live)) => {
                     info!(container = live.container.name(), "prewarmed container started");
-                    return pools.decide(|state| state.cell_created(cell, id, bytes, live));
+                    return pools.decide(|state| state.cell_created(cell, id, bytes, live, Instant::now()));
                 }
                 Ok(Err(error)) => error.to_string(),
                 Err(aborted) => aborted.to_string(),
             };
-            warn!(error, "prewarmed container not created, trying again later");
             pools.inner.metrics.start_failures.inc();
-            pools.decide(|state| state.cell_failed(cell));
-            tokio::time::sleep(CELL_RETRY).await;
-            pools.decide(|state| state.retry_cell(cell));
+            pools.decide(|state| state.cell_failed(cell, error));
         });
     }
 

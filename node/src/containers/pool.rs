@@ -40,6 +40,8 @@ pub struct PoolConfig {
     pub node: NodeId,
     pub limits: Limits,
     pub stem_cells: Vec<StemCell>,
+    /// How often their number follows the cold starts, where it does.
+    pub prewarm_interval: Duration,
     /// Environment of every container from its start, such as `__OW_API_HOST`.
     pub env: Vec<(String, String)>,
 }
@@ -139,7 +141,20 @@ impl Pools {
         };
         let pools = Self { inner: Arc::new(inner) };
         pools.decide(State::open);
+        if pools.inner.state.lock().cells_are_reactive() {
+            pools.inner.runtime.spawn(pools.clone().follow_cold_starts());
+        }
         Ok(pools)
+    }
+
+    async fn follow_cold_starts(self) {
+        loop {
+            tokio::time::sleep(self.inner.config.prewarm_interval).await;
+            if self.is_closed() {
+                return;
+            }
+            self.decide(|state| state.adjust_cells(Instant::now()));
+        }
     }
 
     /// An idle container with the code of `key`: the warm path. `None` also if others wait for memory: nobody

@@ -33,7 +33,7 @@ use protocol::ByteSize;
 use super::{
     Need, PoolKey, StartKind,
     memory::{Memory, RunBuffer, Ticket},
-    prewarm::{CellId, Cells, StemCell},
+    prewarm::{CellId, Cells, Failed, StemCell},
     report::{ActionReport, PoolReport, PrewarmReport},
 };
 
@@ -196,25 +196,35 @@ impl<C, W, E> PoolState<C, W, E> {
         self.take_effects()
     }
 
-    pub fn cell_created(&mut self, cell: CellId, id: ContainerId, bytes: u64, value: C) -> Effects<C, W, E> {
+    pub fn cell_created(
+        &mut self,
+        cell: CellId,
+        id: ContainerId,
+        bytes: u64,
+        value: C,
+        now: Instant,
+    ) -> Effects<C, W, E> {
         self.creating -= 1;
         let held = Held { id, bytes, start: StartKind::Prewarmed, container: value };
         if self.phase == Phase::Closed {
             self.cells.discard(cell);
             self.destroy(held, false);
         } else {
-            self.cells.created(cell, held);
+            self.cells.created(cell, held, now);
         }
         self.serve();
         self.take_effects()
     }
 
-    /// Call [`PoolState::retry_cell`] after a while.
-    pub fn cell_failed(&mut self, cell: CellId) -> Effects<C, W, E> {
+    /// `reason`: for the log.
+    pub fn cell_failed(&mut self, cell: CellId, reason: String) -> Effects<C, W, E> {
         self.creating -= 1;
-        let bytes = self.cells.failed(cell);
+        let Failed { bytes, retry, is_news } = self.cells.failed(cell, reason.clone());
         self.memory.uncommit(bytes);
         self.memory.vacate(bytes);
+        if let Some(after) = retry {
+            self.effects.push(Effect::RetryCell { cell, after, news: is_news.then_some(reason) });
+        }
         self.serve();
         self.take_effects()
     }
@@ -223,6 +233,22 @@ impl<C, W, E> PoolState<C, W, E> {
         self.cells.retry(cell);
         self.begin_starts();
         self.take_effects()
+    }
+
+    /// Makes the number of stem cells follow the cold starts since the last call, and removes those whose time is over.
+    pub fn adjust_cells(&mut self, now: Instant) -> Effects<C, W, E> {
+        if self.phase == Phase::Open {
+            for held in self.cells.adjust(now) {
+                self.destroy(held, false);
+            }
+            self.serve();
+        }
+        self.take_effects()
+    }
+
+    /// Whether [`PoolState::adjust_cells`] is to be called from time to time.
+    pub fn cells_are_reactive(&self) -> bool {
+        self.cells.are_reactive()
     }
 
     /// Creates the first stem cells.
@@ -269,10 +295,10 @@ impl<C, W, E> PoolState<C, W, E> {
             starting: action.queued + action.creating,
             waiters: action.waiters.len(),
         });
-        let prewarmed = self.cells.counts().map(|(config, ready, creating)| PrewarmReport {
+        let prewarmed = self.cells.counts().map(|(config, wanted, ready, creating)| PrewarmReport {
             kind: config.kind.clone(),
             memory_mb: config.memory.as_mib(),
-            wanted: config.count,
+            wanted,
             ready,
             creating,
         });

@@ -154,6 +154,7 @@ async fn invoker(dir: &Path, options: Options, backend: &SimulatedBackend, conta
         node: NodeId(1),
         limits: Limits { memory: ByteSize(containers * ONE.bytes()), ..Limits::default() },
         stem_cells: Vec::new(),
+        prewarm_interval: Duration::MAX,
         env: Vec::new(),
     };
     let mut registry = Registry::default();

@@ -32,7 +32,8 @@ fn limits(memory_mb: u64) -> Limits {
 }
 
 fn start_with(backend: impl Backend, limits: Limits, stem_cells: Vec<StemCell>) -> Pools {
-    let config = PoolConfig { node: NodeId(7), limits, stem_cells, env: Vec::new() };
+    let prewarm_interval = Duration::from_millis(20);
+    let config = PoolConfig { node: NodeId(7), limits, stem_cells, prewarm_interval, env: Vec::new() };
     let metrics = PoolMetrics::register(&mut Registry::default());
     Pools::start(config, Arc::new(backend), Handle::current(), metrics).expect("a thread for the actors")
 }
@@ -409,7 +410,7 @@ async fn a_shutdown_takes_back_leases_and_refuses_waiters() {
 #[tokio::test(flavor = "multi_thread")]
 async fn stem_cells_are_used_and_replaced() {
     let fake = Fake::default();
-    let cells = vec![StemCell { kind: "nodejs:20".into(), memory: ByteSize::mib(256), count: 2 }];
+    let cells = vec![StemCell { kind: "nodejs:20".into(), memory: ByteSize::mib(256), count: 2, reactive: None }];
     let pools = start_with(fake.clone(), limits(2048), cells);
     until(&pools, "stem cells", |report| report.prewarmed[0].ready == 2).await;
     let lease = acquire(&pools, &need("a", 256)).await;

@@ -123,6 +123,7 @@ impl<C, W, E> PoolState<C, W, E> {
             self.creating += 1;
             self.memory.occupy(action.bytes());
             let (need, id_of_new) = (action.need.clone(), ContainerId(self.next_container));
+            self.cells.cold_start(&need);
             self.next_container += 1;
             self.effects.push(Effect::Start { action: id, id: id_of_new, need });
         }

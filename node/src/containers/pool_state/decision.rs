@@ -99,6 +99,13 @@ pub enum Effect<C, W, E> {
         id: ContainerId,
         config: StemCell,
     },
+    /// Call [`PoolState::retry_cell`](super::PoolState::retry_cell) after a while.
+    RetryCell {
+        cell: CellId,
+        after: Duration,
+        /// For the log: why it failed, unless that is known.
+        news: Option<String>,
+    },
     /// For the log: a stem cell is not created for want of memory.
     CellDoesNotFit {
         config: StemCell,

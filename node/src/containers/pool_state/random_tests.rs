@@ -13,6 +13,7 @@ use protocol::{ByteSize, EntityName, EntityPath, FullyQualifiedName, Revision};
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 use super::*;
+use crate::entities::manifest::Reactive;
 
 /// A container in this model is its number, a waiter is its own.
 type State = PoolState<u64, u64, &'static str>;
@@ -26,13 +27,15 @@ struct Setup {
     run_buffer: usize,
     creations: usize,
     cells: usize,
+    /// Their number follows the cold starts.
+    reactive: bool,
     pauses: bool,
 }
 
 fn setups() -> impl Strategy<Value = Setup> {
     let sizes = prop::collection::vec(prop::sample::select(vec![64u64, 128, 256, 512]), 1..6);
-    (any::<u64>(), 512u64..2048, sizes, 1usize..30, 1usize..6, 0usize..3, any::<bool>()).prop_map(
-        |(seed, memory_mb, action_mb, run_buffer, creations, cells, pauses)| Setup {
+    (any::<u64>(), 512u64..2048, sizes, 1usize..30, 1usize..6, 0usize..3, any::<[bool; 2]>()).prop_map(
+        |(seed, memory_mb, action_mb, run_buffer, creations, cells, [reactive, pauses])| Setup {
             seed,
             steps: 400,
             memory_mb,
@@ -40,6 +43,7 @@ fn setups() -> impl Strategy<Value = Setup> {
             run_buffer,
             creations,
             cells,
+            reactive,
             pauses,
         },
     )
@@ -76,7 +80,10 @@ impl World {
             let key = PoolKey { namespace: name("guest"), action, revision: Revision(1) };
             Need { key, kind: "nodejs:20".into(), image: None, memory: ByteSize::mib(*memory_mb) }
         });
-        let cell = StemCell { kind: "nodejs:20".into(), memory: ByteSize::mib(128), count: setup.cells };
+        let ttl = Duration::from_secs(20);
+        let reactive =
+            setup.reactive.then_some(Reactive { min_count: 0, max_count: 3, ttl, threshold: 2, increment: 1 });
+        let cell = StemCell { kind: "nodejs:20".into(), memory: ByteSize::mib(128), count: setup.cells, reactive };
         let limits = Limits {
             memory: ByteSize::mib(setup.memory_mb),
             run_buffer: setup.run_buffer,
@@ -129,7 +136,7 @@ impl World {
                     let bytes = self.alive.remove(&held.container).expect("a container is destroyed once");
                     self.destroying.push((held.container, bytes));
                 }
-                Effect::CellDoesNotFit { .. } | Effect::ActionGone { .. } => {}
+                Effect::RetryCell { .. } | Effect::CellDoesNotFit { .. } | Effect::ActionGone { .. } => {}
             }
         }
     }
@@ -190,9 +197,9 @@ impl World {
             let (cell, id, bytes) = self.cells.swap_remove(at);
             let effects = if well {
                 self.alive.insert(id.0, bytes);
-                self.state.cell_created(cell, id, bytes, id.0)
+                self.state.cell_created(cell, id, bytes, id.0, self.now)
             } else {
-                let mut effects = self.state.cell_failed(cell);
+                let mut effects = self.state.cell_failed(cell, "failed".to_owned());
                 effects.extend(self.state.retry_cell(cell));
                 effects
             };
@@ -243,6 +250,11 @@ impl World {
         }
     }
 
+    fn adjust(&mut self) {
+        let effects = self.state.adjust_cells(self.now);
+        self.take_in(effects);
+    }
+
     fn step(&mut self) {
         self.now += Duration::from_millis(self.random.random_range(0..500));
         match self.random.random_range(0..100) {
@@ -255,7 +267,8 @@ impl World {
             82..89 => self.end_destruction(),
             89..94 => self.end_pause_or_resume(true),
             94..95 => self.end_pause_or_resume(false),
-            95..98 => self.tick(),
+            95..97 => self.tick(),
+            97..98 => self.adjust(),
             _ => self.now += Duration::from_secs(self.random.random_range(1..30)),
         }
         self.check();
@@ -300,7 +313,7 @@ impl World {
         for container in elsewhere {
             assert!(places.insert(container), "one place");
         }
-        let in_cells: usize = self.state.cells.counts().map(|(_, ready, _)| ready).sum();
+        let in_cells: usize = self.state.cells.counts().map(|(_, _, ready, _)| ready).sum();
         assert_eq!(places.len() + in_cells, self.alive.len(), "no container is lost");
 
         // Nobody waits in vain: the head needs more than there is, even if all that is idle were evicted.
@@ -331,6 +344,9 @@ impl World {
             self.end_destruction();
             self.end_pause_or_resume(true);
             self.end_lease(true);
+            // Somebody may wait for the memory of stem cells that are not needed for long.
+            self.now += Duration::from_secs(1);
+            self.adjust();
             self.check();
         }
         panic!("{} still wait, report {:?}", self.waiting.len(), self.state.report());
@@ -391,6 +407,7 @@ fn histories_reach_evictions_queues_and_service() {
         run_buffer: 20,
         creations: 3,
         cells: 1,
+        reactive: true,
         pauses: true,
     };
     let mut world = World::new(&setup);
@@ -417,6 +434,7 @@ fn admission_is_first_come_first_served() {
             run_buffer: 50,
             creations: 4,
             cells: 0,
+            reactive: false,
             pauses: false,
         };
         let mut world = World::new(&setup);

@@ -6,6 +6,9 @@ use protocol::{ByteSize, EntityName, EntityPath, FullyQualifiedName, Revision};
 
 use super::*;
 
+/// Stem cells.
+mod cells;
+
 type State = PoolState<&'static str, u32, &'static str>;
 type Did = Effect<&'static str, u32, &'static str>;
 
@@ -78,6 +81,10 @@ impl Node {
                 Effect::CreateCell { cell, id, config } => {
                     self.log.push(format!("create cell {}", id.0));
                     self.cells.push((cell, id, config.memory.bytes()));
+                }
+                Effect::RetryCell { after, news, .. } => {
+                    self.log
+                        .push(format!("try a cell again after {after:?} {}", news.as_deref().unwrap_or("as known")));
                 }
                 Effect::CellDoesNotFit { config } => self.log.push(format!("no room for a cell of {}", config.kind)),
                 Effect::ActionGone { need } => self.log.push(format!("{} is gone", need.key.action.name)),
@@ -271,8 +278,7 @@ fn the_run_buffer_is_bounded() {
 
 #[test]
 fn what_can_never_fit_is_refused_at_once() {
-    let cell = StemCell { kind: "nodejs:20".into(), memory: ByteSize::mib(256), count: 1 };
-    let mut node = Node::new(PoolState::new(limits(512), vec![cell]));
+    let mut node = Node::new(PoolState::new(limits(512), vec![cells::fixed(1)]));
     node.acquire(&need("huge", 513));
     node.acquire(&need("large", 512));
     assert_eq!(
@@ -286,48 +292,6 @@ fn what_can_never_fit_is_refused_at_once() {
     );
     node.acquire(&need("fits", 256));
     assert_eq!(node.log(), ["start 1 for fits"]);
-}
-
-#[test]
-fn a_stem_cell_must_match_kind_and_memory_exactly_and_is_replaced() {
-    let cell = StemCell { kind: "nodejs:20".into(), memory: ByteSize::mib(256), count: 1 };
-    let mut node = Node::new(PoolState::new(limits(1000), vec![cell]));
-    let (cell, id, bytes) = node.cells.remove(0);
-    let effects = node.state.cell_created(cell, id, bytes, "cell");
-    node.did(effects);
-    node.log();
-    let mut python = need("python", 256);
-    python.kind = "python:3.11".into();
-    let mut blackbox = need("blackbox", 256);
-    blackbox.image = Some("me/mine".into());
-    for other in [need("small", 128), python, blackbox] {
-        node.acquire(&other);
-    }
-    node.log();
-    node.acquire(&need("match", 256));
-    assert_eq!(node.log(), ["4 gets 0 Prewarmed"]);
-    for _ in 0..3 {
-        node.started();
-    }
-    // 128 + 256 + 256 + 256 MB are in use when the last start has begun.
-    assert_eq!(node.log().iter().filter(|did| *did == "no room for a cell of nodejs:20").count(), 1);
-    node.give_back(1);
-    node.give_back(2);
-    assert_eq!(node.log(), [""; 0], "it is reported once");
-}
-
-#[test]
-fn a_stem_cell_that_fails_rests_before_the_next_try() {
-    let cell = StemCell { kind: "nodejs:20".into(), memory: ByteSize::mib(256), count: 1 };
-    let mut node = Node::new(PoolState::new(limits(256), vec![cell]));
-    let (cell, ..) = node.cells.remove(0);
-    let effects = node.state.cell_failed(cell);
-    node.did(effects);
-    assert_eq!(node.log(), ["create cell 0"]);
-    assert_eq!((node.state.memory().committed(), node.state.memory().occupied()), (0, 0));
-    let effects = node.state.retry_cell(cell);
-    node.did(effects);
-    assert_eq!(node.log(), ["create cell 1"]);
 }
 
 #[test]
