@@ -163,6 +163,21 @@ fn programs_compiled_from_c_rust_and_go_run_as_exec() {
 }
 
 #[test]
+fn source_that_nothing_here_compiles_is_refused_when_it_comes() {
+    let api = shared().api();
+    for (kind, source) in [("go:default", "package main"), ("rust:1.34", "fn main() {}"), ("swift:5.7", "func main()")]
+    {
+        let reply = api.put("/actions/source", &json!({ "exec": { "kind": kind, "code": source } }));
+        let error = reply.expect(400)["error"].as_str().expect("a text").to_owned();
+        let kind = kind.replace("default", "1.20");
+        assert!(error.starts_with(&format!("The source code of '{kind}' actions cannot be compiled")), "{error}");
+    }
+    // A script with its interpreter is an executable.
+    api.put("/actions/source", &json!({ "exec": { "kind": "go:1.20", "code": "#!/bin/sh\n" } })).expect(200);
+    api.delete("/actions/source").expect(200);
+}
+
+#[test]
 fn a_script_runs_as_openwhisks_skeleton_runs_it() {
     let node = shared();
     let script = "#!/bin/sh\necho a line of the log\necho \"{\\\"argument\\\": $1, \\\"action\\\": \\\"$__OW_ACTION_NAME\\\"}\"\n";

@@ -194,8 +194,10 @@ impl Node {
         };
 
         // What runs actions.
-        let backend = backend(&config, &manifest, api_addr, &work).await?;
-        let kinds = Kinds::new(&manifest, &backend.kinds());
+        let mut registry = metrics::registry(&config.node_name, started_ms);
+        metrics::register_store(&mut registry, store);
+        let backend = backend(&config, &manifest, api_addr, &work, &mut registry).await?;
+        let kinds = Kinds::new(&manifest, &backend.kinds()).with_executables_only(backend.executables_only());
         warn_of_missing(&manifest, &kinds);
         let usable_kinds = kinds.usable(backend.kinds());
         let blobs = Blobs::open(data_dir.join("blobs"))?;

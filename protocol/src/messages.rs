@@ -171,6 +171,14 @@ pub fn runtime_deprecated(kind: &str) -> String {
     )
 }
 
+/// Ours: OpenWhisk's images bring compilers.
+pub fn executable_needed(kind: &str) -> String {
+    format!(
+        "The source code of '{kind}' actions cannot be compiled on this platform. Send an executable, or an archive that \
+         holds one named 'exec'."
+    )
+}
+
 pub fn kind_not_allowed(kind: &str) -> String {
     format!("The supplied authentication is not authorized to access actions of kind '{kind}'.")
 }

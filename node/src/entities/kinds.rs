@@ -43,6 +43,8 @@ pub struct Kinds {
     /// Family and place of each kind, and of the default of each family as `family:default`.
     places: HashMap<String, (String, usize)>,
     any_deprecated: bool,
+    /// Those whose source code nothing compiles.
+    executables_only: Vec<String>,
 }
 
 impl Kinds {
@@ -89,7 +91,18 @@ impl Kinds {
                 }
             }
         }
-        Self { any_deprecated: families.values().flatten().any(|kind| kind.deprecated), families, places }
+        let any_deprecated = families.values().flatten().any(|kind| kind.deprecated);
+        Self { any_deprecated, families, places, executables_only: Vec::new() }
+    }
+
+    /// The same, where actions of `kinds` must come as executables: the back end has no compiler for their source code.
+    pub fn with_executables_only(self, kinds: Vec<String>) -> Self {
+        Self { executables_only: kinds, ..self }
+    }
+
+    /// Whether actions of `kind` must come as executables.
+    pub fn needs_executable(&self, kind: &str) -> bool {
+        self.executables_only.iter().any(|other| other == kind)
     }
 
     /// By family, for `GET /`.

@@ -22,6 +22,11 @@ pub trait Backend: Send + Sync + 'static {
     /// Kinds of the manifest that can run here (`nodejs:20`, `python:3.11`, `go:1.20`, …). Read at start.
     fn kinds(&self) -> Vec<String>;
 
+    /// Those of them whose actions must be executables, because nothing here compiles source code.
+    fn executables_only(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Address of this machine at which its containers find the API, where that is not the API's own.
     fn gateway(&self) -> Option<std::net::IpAddr> {
         None

@@ -273,6 +273,10 @@ impl Backend for ProcessBackend {
         self.interpreters.keys().cloned().chain(compiled).chain(["blackbox".to_owned()]).collect()
     }
 
+    fn executables_only(&self) -> Vec<String> {
+        COMPILED_KINDS.map(str::to_owned).to_vec()
+    }
+
     fn gateway(&self) -> Option<std::net::IpAddr> {
         self.host.gateway().map(|address| address.ip())
     }

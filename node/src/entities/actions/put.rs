@@ -44,6 +44,12 @@ impl Entities {
         if let Some(kind) = kind.filter(|kind| self.kinds().is_deprecated(kind)) {
             return Err(EntityError::bad_request(messages::runtime_deprecated(kind)));
         }
+        if let Some(ExecBody::Managed { kind, code, .. }) = &put.content.exec
+            && self.kinds().needs_executable(kind)
+            && is_source(code)
+        {
+            return Err(EntityError::bad_request(messages::executable_needed(kind)));
+        }
         let sent = put.content.exec.take().map(|exec| self.stored_exec(exec)).transpose()?;
         let new_exec = sent.as_ref().map(|(exec, _)| exec.clone());
         let now_ms = clock::unix_ms();
@@ -186,6 +192,11 @@ fn merge(
         limits: settings.limits.map_or(limits, |given| given.over(limits)),
         updated_ms: now_ms,
     })
+}
+
+/// Text that no interpreter is named in.
+fn is_source(code: &CodeBody) -> bool {
+    !code.binary && !code.bytes.starts_with(b"#!")
 }
 
 fn inline(action: &Action) -> bool {
