@@ -94,6 +94,7 @@ fn runtime_actions_stay_warm_log_and_call_back() {
         assert_eq!(lines, ["stderr: to stderr".to_owned(), format!("stdout: word {n}")]);
     }
     assert_eq!(containers(engine, &node.data_dir()).len(), 1);
+    assert!(node.metric("node_docker_call_seconds_count") >= 4.0, "at least version, create, start, inspect");
 
     // Without the engine, what is warm goes on, and what is not says whose fault it is; with it, all is as before.
     std::fs::remove_file(&socket).expect("the link");
@@ -254,7 +255,8 @@ fn stem_cells_follow_cold_starts(backend: &'static str, kind: &str, image: Value
     let cells = json!({"initialCount": 1, "memory": "128 MB", "reactive": {
         "minCount": 1, "maxCount": 3, "ttl": "3 seconds", "threshold": 1, "increment": 1}});
     let runtime = json!({"kind": kind, "default": true, "image": image, "stemCells": [cells]});
-    let (config, _folder) = config_of(&json!({"runtimes": {"family": [runtime]}}), "prewarm_interval = \"500ms\"");
+    let times = "prewarm_interval = \"1s\"\npause_grace = \"0s\"\nidle_timeout = \"2s\"";
+    let (config, _folder) = config_of(&json!({"runtimes": {"family": [runtime]}}), times);
     let mut node =
         TestNode::start(program(env!("CARGO_BIN_EXE_whisp-node")), Options { backend, config, ..Options::default() });
     let api = node.api();
@@ -273,13 +275,15 @@ fn stem_cells_follow_cold_starts(backend: &'static str, kind: &str, image: Value
         round += 1;
         let names: Vec<String> = (0..4).map(|number| format!("a{round}x{number}")).collect();
         names.iter().for_each(|name| api.put_action(name, kind, code, limits.clone()));
-        let ids: Vec<String> = names.iter().map(|name| api.fire(name, &json!({}))).collect();
-        for id in ids {
-            let record = api.record(&id, SOON);
-            assert_eq!(record["response"]["status"], "success", "{record}");
+        names.iter().for_each(|name| drop(api.fire(name, &json!({}))));
+        // They are wanted for a while only, and a busy machine takes long for each start.
+        for _ in 0..40 {
+            if cells()["wanted"].as_u64() > Some(1) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(50));
         }
-        let cells = cells();
-        if cells["wanted"].as_u64() > Some(1) { Ok(()) } else { Err(format!("round {round}: {cells}")) }
+        Err(format!("{round} rounds"))
     });
     wait_for("the last stem cell alone", &|cells| {
         cells["wanted"] == 1 && cells["ready"] == 1 && cells["creating"] == 0

@@ -27,7 +27,7 @@ use crate::{
         PoolConfig, Pools,
         backend::{
             Backend,
-            docker::{self, DockerBackend, DockerConfig, ImageConfig, ManagedImage},
+            docker::{self, DockerBackend, DockerConfig, DockerMetrics, ImageConfig},
             process::{self, ProcessBackend, ProcessConfig},
             sandbox::SandboxConfig,
             simulated::{SimulatedBackend, SimulatedConfig},
@@ -40,7 +40,7 @@ use crate::{
         code::{BlobError, Blobs},
         collect,
         kinds::Kinds,
-        manifest::{Image, Manifest, ManifestError},
+        manifest::{Manifest, ManifestError},
     },
     invoke::{InvokeConfig, Invoker, Parts},
     metrics,
@@ -203,8 +203,6 @@ impl Node {
         let blobs = Blobs::open(data_dir.join("blobs"))?;
         let (limits, keyring) = (config.limits.clone(), config.parameter_storage.clone());
         let entities = Entities::new(groups.clone(), entity_caches, kinds, limits, blobs, keyring);
-        let mut registry = metrics::registry(&config.node_name, started_ms);
-        metrics::register_store(&mut registry, store);
         let api_host = backend.gateway().map_or(api_addr, |gateway| SocketAddr::new(gateway, api_addr.port()));
         let pool_config = PoolConfig {
             node: ONLY_NODE,
@@ -392,18 +390,27 @@ async fn backend(
     manifest: &Manifest,
     api_addr: SocketAddr,
     work: &Runtime,
+    registry: &mut Registry,
 ) -> Result<Arc<dyn Backend>, NodeError> {
-    let docker = || on(work, DockerBackend::start(docker_config(config, manifest)));
+    let mut docker = async || {
+        let config = docker_config(config, manifest);
+        let metrics = config.metrics.clone();
+        let backend = on(work, DockerBackend::start(config)).await?;
+        metrics.register(registry);
+        Ok::<_, docker::StartError>(backend)
+    };
     match config.containers.backend {
         BackendChoice::Simulated => Ok(Arc::new(SimulatedBackend::new(SimulatedConfig::default()))),
         BackendChoice::Process => process_backend(config, api_addr, work).await,
         BackendChoice::Docker => Ok(Arc::new(docker().await?)),
         BackendChoice::Auto => match docker().await {
             Ok(backend) => Ok(Arc::new(backend)),
-            Err(error) => {
+            Err(docker::StartError::Engine(error)) if !error.is_refusal() => {
                 tracing::info!(%error, "no Docker here: actions run as processes");
                 process_backend(config, api_addr, work).await
             }
+            // One that answers and cannot be used as configured is not passed over.
+            Err(error) => Err(error.into()),
         },
     }
 }
@@ -420,10 +427,6 @@ async fn process_backend(config: &Config, api_addr: SocketAddr, work: &Runtime) 
 
 fn docker_config(config: &Config, manifest: &Manifest) -> DockerConfig {
     let docker = config.containers.docker.clone();
-    let managed = manifest.runtimes.values().flatten().map(|runtime| {
-        let image = ManagedImage { name: runtime.image.pull_name(), sentinelled: runtime.is_sentinelled };
-        (runtime.kind.clone(), image)
-    });
     DockerConfig {
         socket: docker.socket,
         data_dir: config.data_dir.clone(),
@@ -434,13 +437,15 @@ fn docker_config(config: &Config, manifest: &Manifest) -> DockerConfig {
         cpus: docker.cpus,
         memory: config.containers.memory,
         images: ImageConfig {
-            managed: managed.collect(),
-            blackboxes: manifest.blackboxes.iter().map(Image::pull_name).collect(),
             runtimes_registry: docker.runtimes_registry,
             user_images_registry: docker.user_images_registry,
             local_images_prefix: docker.local_images_prefix,
+            ..ImageConfig::new(manifest)
         },
+        extra_args: docker.extra_args,
+        credentials: docker.credentials,
         log_capacity: ByteSize::mib(config.limits.logs_mb.max.into()),
+        metrics: DockerMetrics::default(),
     }
 }
 

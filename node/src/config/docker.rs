@@ -1,5 +1,7 @@
 //! `[containers.docker]`: how a Docker engine runs containers.
 
+use std::{collections::BTreeMap, path::PathBuf};
+
 use serde::Deserialize;
 
 use super::ConfigError;
@@ -26,6 +28,10 @@ pub struct Docker {
     /// Images of users in this folder (`whisk` for `whisk/example`) are used as they lie here and never pulled anew; they
     /// must write the line that ends an activation's logs. Default: none.
     pub local_images_prefix: Option<String>,
+    /// A `config.json` as `docker login` writes it, whose `auths` go with pulls; read again for each. Default: none.
+    pub credentials: Option<PathBuf>,
+    /// Arguments of `docker run` (without `--`) that all containers get beside their own, with their values. Default: none.
+    pub extra_args: BTreeMap<String, Vec<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -40,6 +46,15 @@ pub(super) struct Written {
     runtimes_registry: String,
     user_images_registry: String,
     local_images_prefix: Option<String>,
+    credentials: Option<PathBuf>,
+    extra_args: BTreeMap<String, OneOrMore>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum OneOrMore {
+    One(String),
+    More(Vec<String>),
 }
 
 impl Written {
@@ -58,6 +73,17 @@ impl Written {
             runtimes_registry: self.runtimes_registry,
             user_images_registry: self.user_images_registry,
             local_images_prefix: given(self.local_images_prefix).map(|prefix| prefix.trim_end_matches('/').to_owned()),
+            credentials: self.credentials,
+            extra_args: self.extra_args.into_iter().map(|(flag, values)| (flag, values.into_list())).collect(),
         })
+    }
+}
+
+impl OneOrMore {
+    fn into_list(self) -> Vec<String> {
+        match self {
+            Self::One(value) => vec![value],
+            Self::More(values) => values,
+        }
     }
 }

@@ -26,6 +26,9 @@ fn the_example_names_every_key() {
     parse(&table.to_string()).unwrap();
     // serde names all fields of a struct when it refuses an unknown one.
     fn check(table: &toml::Table, prefix: &str) {
+        if prefix == "containers.docker.extra_args" {
+            return; // its keys are flags of another program
+        }
         let unknown = toml::from_str::<Written>(&if prefix.is_empty() {
             "nonsense = 1".to_owned()
         } else {
@@ -81,10 +84,10 @@ fn nonsense_is_refused_by_name() {
         ("[containers]\nmemory = \"64MB\"\nprewarm = []", "containers.memory"),
         ("[containers]\nmemory = \"512MB\"\nprewarm = [{ kind = \"nodejs:20\", count = 3 }]", "containers.prewarm"),
         ("[containers]\ncreations = 0", "containers.creations"),
+        ("[containers]\nprewarm_interval = \"0s\"", "containers.prewarm_interval"),
         ("[[containers.prewarm]]\nkind = \"node\"", "containers.prewarm"),
         ("[[containers.prewarm]]\nkind = \"nodejs:20\"\nmemory = \"0MB\"", "containers.prewarm"),
         ("[limits]\nmemory = { min = \"1GB\" }", "limits.memory"),
-        ("[containers]\nprewarm_interval = \"0s\"", "containers.prewarm_interval"),
         ("[limits]\nmemory = { min = \"100KB\" }", "limits.memory"),
         ("[limits]\ncode_size = \"1GB\"", "limits.code_size"),
         ("[limits]\npayload_size = \"2MB\"", "limits.payload_size: must be at most 1 MB"),

@@ -65,6 +65,9 @@ metrics! {
     MEMORY_LIMIT: Gauge "node_container_memory_limit_bytes" [] "What the memory limits of all containers may come to";
     MEMORY_USED: Gauge "node_container_memory_used_bytes" [] "Memory limits of all containers that exist";
     MEMORY_IDLE: Gauge "node_container_memory_idle_bytes" [] "The part of it that idle and paused containers hold";
+    DOCKER_CALL: Histogram "node_docker_call_seconds" ["call"]
+        "Calls to the Docker engine: create, start, inspect, pause, unpause, remove, list, logs, pull, network and version";
+    DOCKER_FAILURES: Counter "node_docker_call_failures_total" ["call"] "Those of them that it refused, or did not answer in time";
     RUNNING: Gauge "node_invocations_running" [] "Invocations under way, those whose logs or record are awaited included";
     ACCEPTED_WAITING: Gauge "node_accepted_waiting" [] "Accepted activations that this node has not begun to place";
     ACTIVATIONS: Counter "openwhisk_action_activations_total" ["kind"] "Activations that ended";

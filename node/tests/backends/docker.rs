@@ -15,7 +15,7 @@ use std::{
 
 use node::containers::backend::{
     Backend, Container, ContainerSpec, CreateError,
-    docker::{DockerBackend, DockerConfig, ImageConfig, ManagedImage},
+    docker::{DockerBackend, DockerConfig, DockerMetrics, ImageConfig, ManagedImage},
 };
 use protocol::ByteSize;
 use serde_json::{Value, json};
@@ -91,7 +91,10 @@ fn config(data_dir: &Path) -> DockerConfig {
             local_images_prefix: None,
             ..ImageConfig::default()
         },
+        extra_args: BTreeMap::new(),
+        credentials: None,
         log_capacity: ByteSize::mib(10),
+        metrics: DockerMetrics::default(),
     }
 }
 

@@ -5,17 +5,23 @@
 //! | --- | --- |
 //! | `docker/engine.rs` | the engine: bounds on calls, its version, its absence |
 //! | `docker/images.rs` | which image, and when it is pulled |
+//! | `docker/credentials.rs` | what registries want to be told before |
 //! | `docker/arguments.rs` | what a container is created with |
+//! | `docker/extra.rs` | what the operator adds to that |
 //! | `docker/network.rs` | the network that containers are on |
 //! | `docker/container.rs` | one container |
 //! | `docker/logs.rs` | its log |
+//! | `docker/metrics.rs` | what calls take |
 //! | `docker/removal.rs` | its end, and that of what a crashed node left |
 
 mod arguments;
 mod container;
+mod credentials;
 mod engine;
+mod extra;
 mod images;
 mod logs;
+mod metrics;
 mod network;
 mod removal;
 
@@ -37,15 +43,20 @@ use tokio_util::task::AbortOnDropHandle;
 use self::{
     arguments::{Common, arguments},
     container::{DockerContainer, Parts},
-    engine::{Engine, limit},
+    credentials::Credentials,
+    engine::{Call, Engine},
+    extra::Extra,
     images::{Image, Pulls},
     logs::Logs,
     network::Network,
     removal::{Claim, Removal},
 };
 pub use self::{
+    credentials::CredentialsError,
     engine::EngineError,
+    extra::{ExtraArguments, ExtraError},
     images::{ImageConfig, ManagedImage},
+    metrics::DockerMetrics,
 };
 use super::{Backend, Container, ContainerSpec, CreateError};
 
@@ -68,9 +79,14 @@ pub struct DockerConfig {
     pub cpus: Option<f64>,
     /// Memory of all containers together.
     pub memory: ByteSize,
+    /// Arguments of `docker run` for all containers.
+    pub extra_args: ExtraArguments,
     pub images: ImageConfig,
+    /// A `config.json` of a Docker client with the credentials for registries.
+    pub credentials: Option<PathBuf>,
     /// The largest log limit of any action: more is never kept.
     pub log_capacity: ByteSize,
+    pub metrics: DockerMetrics,
 }
 
 /// Why the back end does not start.
@@ -80,6 +96,10 @@ pub enum StartError {
     Engine(#[from] EngineError),
     #[error("the Docker network '{name}' cannot be used: {reason}")]
     Network { name: String, reason: String },
+    #[error("extra arguments of containers: {0}")]
+    ExtraArguments(#[from] ExtraError),
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
     #[error("{path}: {source}")]
     DataDir { path: PathBuf, source: io::Error },
 }
@@ -110,7 +130,12 @@ impl DockerBackend {
     /// If the engine does not answer, or refuses that.
     pub async fn start(config: DockerConfig) -> Result<Self, StartError> {
         let owner = owner(&config.data_dir).map_err(|source| StartError::DataDir { path: config.data_dir, source })?;
-        let engine = Engine::new(config.socket, Handle::current());
+        let extra = Extra::new(&config.extra_args)?;
+        let credentials = match config.credentials {
+            None => None,
+            Some(path) => Some(Credentials::open(path).await?),
+        };
+        let engine = Engine::new(config.socket, Handle::current(), config.metrics);
         let version = engine.version().await?;
         tracing::info!(engine = version.engine, api = version.api, "Docker answers");
         let (removal, sweeper) = Removal::start(engine.clone(), (OWNER, owner.clone())).await;
@@ -124,9 +149,10 @@ impl DockerBackend {
             dns_options: config.dns_options,
             cpus: config.cpus,
             pool: config.memory,
+            extra,
         };
         let shared = Shared {
-            pulls: Pulls::new(engine.clone()),
+            pulls: Pulls::new(engine.clone(), credentials),
             engine,
             images: config.images,
             network,
@@ -145,7 +171,8 @@ impl Shared {
         let pulled = if image.always_pulled { self.pulls.pull(&image.name).await } else { Ok(()) };
         match &pulled {
             Err(error) if !error.is_refusal() => return Err(CreateError::Platform(error.to_string())),
-            Err(_) if image.must_be_pulled() => {
+            Err(error) if image.must_be_pulled() => {
+                tracing::info!(image = image.name, %error, "image not pulled");
                 return Err(CreateError::Developer(messages::image_pull_error(&image.name)));
             }
             _ => {}
@@ -159,8 +186,10 @@ impl Shared {
             },
             Err(error) => (claim, error),
         };
-        // Who asked for it says so, but for what the user is not told of the user's own fault.
-        tracing::info!(container = claim.name(), image = image.name, %error, "container not created");
+        // Else who asked for it says so. Of the user's own fault the user is told less than is known.
+        if image.is_users {
+            tracing::info!(container = claim.name(), image = image.name, %error, "container not created");
+        }
         if error.is_refusal() {
             claim.remove().await
         } else {
@@ -199,17 +228,15 @@ impl Shared {
     async fn create_container(&self, spec: &ContainerSpec, image: &Image, name: &str) -> Result<(), EngineError> {
         let options = CreateContainerOptionsBuilder::new().name(name).build();
         let body = arguments(&self.common, spec, &image.name);
-        let created = self.engine.call("create a container", limit::RUN, |docker| async move {
-            docker.create_container(Some(options), body).await.map(drop)
-        });
+        let created = self
+            .engine
+            .call(Call::Create, |docker| async move { docker.create_container(Some(options), body).await.map(drop) });
         created.await
     }
 
     async fn start_container(&self, name: &str) -> Result<(), EngineError> {
         let name = name.to_owned();
-        let started = self
-            .engine
-            .call("start a container", limit::RUN, |docker| async move { docker.start_container(&name, None).await });
+        let started = self.engine.call(Call::Start, |docker| async move { docker.start_container(&name, None).await });
         started.await
     }
 

@@ -8,11 +8,12 @@ use std::{
     time::Duration,
 };
 
-use node::containers::backend::CreateError;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use node::containers::backend::{CreateError, docker::DockerBackend};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::{Fixture, contract_server};
+use super::{Fixture, config, contract_server};
 use crate::images::{Engine, Image, program_files};
 
 /// Serves one image, `test/image`, under the tags that it is told.
@@ -31,6 +32,8 @@ struct Shared {
     asked: Vec<String>,
     /// Before each of them is answered.
     delay: Duration,
+    /// What it wants to be told by `Authorization`; `None`: nothing.
+    authorization: Option<String>,
 }
 
 impl Registry {
@@ -100,9 +103,25 @@ fn serve(mut connection: TcpStream, shared: &Mutex<Shared>) -> std::io::Result<(
         if reader.read_line(&mut request)? == 0 {
             return Ok(());
         }
-        let mut line = String::new();
+        let (mut line, mut authorization) = (String::new(), None);
         while reader.read_line(&mut line)? > 2 {
+            let header = line.split_once(": ").filter(|(name, _)| name.eq_ignore_ascii_case("authorization"));
+            authorization = header.map(|(_, value)| value.trim().to_owned()).or(authorization);
             line.clear();
+        }
+        let wanted = shared.lock().expect("no panic").authorization.clone();
+        if wanted.is_some() && wanted != authorization {
+            let body = r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}"#;
+            write!(
+                connection,
+                "HTTP/1.1 401 x\r\nWWW-Authenticate: Basic realm=\"test\"\r\nContent-Type: application/json\r\n\
+                 Content-Length: {}\r\n\r\n",
+                body.len()
+            )?;
+            if !request.starts_with("HEAD ") {
+                connection.write_all(body.as_bytes())?;
+            }
+            continue;
         }
         let path = request.split(' ').nth(1).unwrap_or_default();
         let json = "application/json";
@@ -211,4 +230,42 @@ async fn runtime_images_are_pulled_once() {
     assert_eq!(registry.asked("nightly"), 0);
     fixture.stop().await;
     drop(pulled);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn registries_are_told_the_credentials_that_are_in_the_file_now() {
+    let Some(engine) = Engine::find("registries_are_told_the_credentials_that_are_in_the_file_now") else { return };
+    let registry = Registry::start(&program_files(&contract_server()));
+    // In base64 it has both characters that are not those of URLs.
+    let pair = STANDARD.encode("user:>>>???~~~ \u{ff}\u{fe}");
+    registry.shared.lock().expect("no panic").authorization = Some(format!("Basic {pair}"));
+    registry.offer(&["latest"]);
+    let image = registry.image("");
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("config.json");
+    let write = |text: String| std::fs::write(&file, text).expect("a file");
+    let auths = |key: String, pair: &str| json!({"auths": {key: {"auth": pair}}}).to_string();
+    write(auths("other.example".to_owned(), &pair));
+    let fixture = Fixture::with(engine, &[], |config| config.credentials = Some(file.clone())).await;
+    let create = async || {
+        let container = fixture.create("blackbox", Some(&image.name)).await.map_err(|error| error.to_string())?;
+        container.destroy().await;
+        Ok::<_, String>(())
+    };
+    let failed = Err(format!("Failed to pull container image '{}'.", image.name));
+    assert_eq!(create().await, failed, "none for this one");
+    write(auths(registry.address.to_string(), &pair));
+    assert_eq!(create().await, Ok(()));
+    write(auths(registry.address.to_string(), &STANDARD.encode("user:wrong")));
+    assert_eq!(create().await, failed);
+    write(auths(format!("http://{}/v1/", registry.address), &pair));
+    assert_eq!(create().await, Ok(()), "as old clients wrote it");
+    write("{".to_owned());
+    let error = create().await.expect_err("it cannot be read");
+    assert!(error.contains("config.json are not those of a Docker client"), "{error}");
+    fixture.stop().await;
+    let mut config = config(folder.path());
+    config.credentials = Some(file);
+    let error = DockerBackend::start(config).await.err().expect("no node starts so").to_string();
+    assert!(error.contains("config.json are not those of a Docker client"), "{error}");
 }

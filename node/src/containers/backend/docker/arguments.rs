@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use bollard::models::{ContainerCreateBody, HostConfig, HostConfigLogConfig, ResourcesUlimits};
 use protocol::ByteSize;
 
+use super::extra::Extra;
 use crate::containers::backend::ContainerSpec;
 
 /// Size at which the engine begins another log file, and how many it keeps: an action that floods its logs must not fill
@@ -27,12 +28,14 @@ pub(super) struct Common {
     pub cpus: Option<f64>,
     /// Memory of all containers together.
     pub pool: ByteSize,
+    pub extra: Extra,
 }
 
 /// The body of `POST /containers/create`.
 pub(super) fn arguments(common: &Common, spec: &ContainerSpec, image: &str) -> ContainerCreateBody {
     let memory = i64::try_from(spec.memory.bytes()).unwrap_or(i64::MAX);
     let shares = shares(common.pool, spec.memory);
+    let extra = &common.extra;
     let host_config = HostConfig {
         cpu_shares: Some((1024 / shares).max(2) as i64),
         nano_cpus: common.cpus.map(|cpus| nano_cpus(cpus, shares)),
@@ -43,8 +46,8 @@ pub(super) fn arguments(common: &Common, spec: &ContainerSpec, image: &str) -> C
         dns: some(&common.dns),
         dns_search: some(&common.dns_search),
         dns_options: some(&common.dns_options),
-        cap_drop: Some(vec!["NET_RAW".to_owned(), "NET_ADMIN".to_owned()]),
-        ulimits: Some(vec![ResourcesUlimits { name: Some("nofile".to_owned()), soft: Some(1024), hard: Some(1024) }]),
+        cap_drop: Some(joined(["NET_RAW", "NET_ADMIN"].map(str::to_owned), extra.host.cap_drop.as_deref())),
+        ulimits: Some(ulimits(extra.host.ulimits.as_deref().unwrap_or_default())),
         pids_limit: Some(1024),
         log_config: Some(HostConfigLogConfig {
             typ: Some("json-file".to_owned()),
@@ -53,16 +56,31 @@ pub(super) fn arguments(common: &Common, spec: &ContainerSpec, image: &str) -> C
                 ("max-file".to_owned(), LOG_FILES.to_owned()),
             ])),
         }),
-        ..HostConfig::default()
+        ..extra.host.clone()
     };
     let (key, value) = &common.label;
+    let mut labels = extra.labels.clone();
+    labels.insert((*key).to_owned(), value.clone());
     ContainerCreateBody {
         image: Some(image.to_owned()),
-        env: Some(spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
-        labels: Some(HashMap::from([((*key).to_owned(), value.clone())])),
+        env: Some(joined(spec.env.iter().map(|(name, value)| format!("{name}={value}")), Some(&extra.env))),
+        user: extra.user.clone(),
+        labels: Some(labels),
         host_config: Some(host_config),
         ..ContainerCreateBody::default()
     }
+}
+
+/// The operator's own after those of every container.
+fn joined(own: impl IntoIterator<Item = String>, extra: Option<&[String]>) -> Vec<String> {
+    own.into_iter().chain(extra.into_iter().flatten().cloned()).collect()
+}
+
+/// The operator may raise or lower the one that every container has.
+fn ulimits(extra: &[ResourcesUlimits]) -> Vec<ResourcesUlimits> {
+    let files = ResourcesUlimits { name: Some("nofile".to_owned()), soft: Some(1024), hard: Some(1024) };
+    let replaced = extra.iter().any(|limit| limit.name == files.name);
+    Some(files).filter(|_| !replaced).into_iter().chain(extra.iter().cloned()).collect()
 }
 
 /// Containers of this memory that the node has room for, the divisor of whatever is shared out.
@@ -85,6 +103,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::{containers::backend::docker::ImageConfig, entities::manifest::Manifest};
 
     fn common() -> Common {
         Common {
@@ -95,6 +114,7 @@ mod tests {
             dns_options: Vec::new(),
             cpus: None,
             pool: ByteSize::mib(2048),
+            extra: Extra::default(),
         }
     }
 
@@ -128,6 +148,82 @@ mod tests {
                 },
             })
         );
+    }
+
+    #[test]
+    fn the_operators_arguments_are_added() {
+        let list = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect::<Vec<_>>();
+        let written = [
+            ("cap-drop", list(&["MKNOD"])),
+            ("ulimit", list(&["nofile=4096", "core=0"])),
+            ("env", list(&["__OW_ALLOW_CONCURRENT=true"])),
+            ("label", list(&["team=x", "whisp.owner=me"])),
+            ("runtime", list(&["runsc"])),
+            ("user", list(&["1000"])),
+        ];
+        let written = written.into_iter().map(|(flag, values)| (flag.to_owned(), values)).collect();
+        let common = Common { extra: Extra::new(&written).unwrap(), ..common() };
+        let body = serde_json::to_value(arguments(&common, &spec(256), "i")).unwrap();
+        let host = &body["HostConfig"];
+        assert_eq!(host["CapDrop"], json!(["NET_RAW", "NET_ADMIN", "MKNOD"]));
+        let ulimit = |name: &str, number: i64| json!({"Name": name, "Soft": number, "Hard": number});
+        assert_eq!(host["Ulimits"], json!([ulimit("nofile", 4096), ulimit("core", 0)]));
+        assert_eq!((&host["Runtime"], &host["PidsLimit"]), (&json!("runsc"), &json!(1024)));
+        assert_eq!(
+            body["Env"],
+            json!(["__OW_API_HOST=http://172.18.0.1:3233", "EMPTY=", "__OW_ALLOW_CONCURRENT=true"])
+        );
+        assert_eq!(body["Labels"], json!({"team": "x", "whisp.owner": "1:/data"}), "whose it is stays");
+        assert_eq!(body["User"], "1000");
+    }
+
+    /// OpenWhisk's list, as reference and release have it: every kind with the image that its container is created from.
+    const UPSTREAM: [(&str, &str); 13] = [
+        ("nodejs:18", "action-nodejs-v18"),
+        ("nodejs:20", "action-nodejs-v20"),
+        ("python:3.10", "action-python-v3.10"),
+        ("python:3.11", "action-python-v3.11"),
+        ("swift:5.3", "action-swift-v5.3"),
+        ("swift:5.7", "action-swift-v5.7"),
+        ("java:8", "java8action"),
+        ("php:8.1", "action-php-v8.1"),
+        ("ruby:2.5", "action-ruby-v2.5"),
+        ("go:1.20", "action-golang-v1.20"),
+        ("dotnet:3.1", "action-dotnet-v3.1"),
+        ("dotnet:6.0", "action-dotnet-v6.0"),
+        ("rust:1.34", "action-rust-v1.34"),
+    ];
+
+    #[test]
+    fn every_kind_of_upstreams_list_is_created_from_its_image() {
+        let manifest = Manifest::upstream();
+        let mut config = ImageConfig::new(&manifest);
+        assert_eq!(config.managed.len(), UPSTREAM.len());
+        for registry in ["", "mirror.example:5000"] {
+            config.runtimes_registry = registry.to_owned();
+            let prefix = if registry.is_empty() { String::new() } else { format!("{registry}/") };
+            let mut created: Vec<(ContainerSpec, String)> = Vec::new();
+            for (kind, image) in UPSTREAM {
+                created.push((
+                    ContainerSpec { kind: kind.into(), ..spec(256) },
+                    format!("{prefix}openwhisk/{image}:nightly"),
+                ));
+            }
+            let skeleton = "openwhisk/dockerskeleton:nightly";
+            let blackbox = ContainerSpec { kind: "blackbox".into(), image: Some(skeleton.into()), ..spec(256) };
+            created.push((blackbox, format!("{prefix}{skeleton}")));
+            for (spec, name) in created {
+                let image = config.of(&spec).unwrap();
+                assert!(image.sentinelled && !image.always_pulled, "{image:?}");
+                let body = |image: &str| serde_json::to_value(arguments(&common(), &spec, image)).unwrap();
+                assert_eq!(body(&image.name)["Image"], name);
+                assert_eq!(
+                    body(&image.name)["HostConfig"],
+                    body("any")["HostConfig"],
+                    "they differ in their image alone"
+                );
+            }
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    engine::{Engine, EngineError, limit},
+    engine::{Call, Engine, EngineError},
     logs::{End, Logs},
     removal::Claim,
 };
@@ -110,15 +110,15 @@ impl DockerContainer {
             let message = format!("it has none on the network '{}'", container.network);
             return Err((container.claim, EngineError::Refused { what: "give an address", status: 0, message }));
         }
+        container.is_over = !state.running;
         container.incarnation = state.incarnation;
         Ok(container)
     }
 
     async fn state(&self) -> Result<State, EngineError> {
         let name = self.claim.name().to_owned();
-        let inspected = self.engine.call("inspect a container", limit::INSPECT, |docker| async move {
-            docker.inspect_container(&name, None).await
-        });
+        let inspected =
+            self.engine.call(Call::Inspect, |docker| async move { docker.inspect_container(&name, None).await });
         inspected.await.map(|found| State::of(found, &self.network))
     }
 
@@ -134,9 +134,7 @@ impl DockerContainer {
 
     async fn thaw(&mut self) -> io::Result<()> {
         let name = self.claim.name().to_owned();
-        let thawed = self
-            .engine
-            .call("resume a container", limit::PAUSE, |docker| async move { docker.unpause_container(&name).await });
+        let thawed = self.engine.call(Call::Unpause, |docker| async move { docker.unpause_container(&name).await });
         thawed.await.map_err(io::Error::other)?;
         self.claim.paused = false;
         self.resting = false;
@@ -175,7 +173,8 @@ impl Container for DockerContainer {
         let Some(address) = self.address() else { return Err(self.ended()) };
         let connected =
             time::timeout(CONNECT, TcpStream::connect(address)).await.unwrap_or_else(|late| Err(late.into()));
-        let state = self.state().await.map_err(io::Error::other)?;
+        // If that cannot be told, the container is of no use, and nobody's fault but the platform's.
+        let state = self.state().await.map_err(|error| io::Error::new(io::ErrorKind::NotConnected, error))?;
         if !state.running || state.incarnation != self.incarnation {
             self.is_over = !state.running;
             return Err(self.ended());
@@ -223,9 +222,7 @@ impl Container for DockerContainer {
         let name = self.claim.name().to_owned();
         // Also if the answer is lost: then it may be.
         self.claim.paused = true;
-        let paused = self
-            .engine
-            .call("pause a container", limit::PAUSE, |docker| async move { docker.pause_container(&name).await });
+        let paused = self.engine.call(Call::Pause, |docker| async move { docker.pause_container(&name).await });
         paused.await.map_err(io::Error::other)
     }
 

@@ -1,30 +1,96 @@
 //! The Docker engine behind its socket, with a bound on every call. It may hang, vanish, or come back as another version:
 //! each call says so in time, and the first one after its return works again.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bollard::{API_DEFAULT_VERSION, BollardRequest, Docker, errors::Error};
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, time};
 
+use super::metrics::DockerMetrics;
+
 /// Until the engine has told its version, or answered a ping; as long as OpenWhisk has it.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// For the longest of all calls.
+const PULL: Duration = Duration::from_secs(600);
+
+/// The header with a registry's credentials.
+const CREDENTIALS: &str = "x-registry-auth";
 
 /// How often an engine that is busy with a call is asked whether it is there at all.
 const WATCH: Duration = Duration::from_secs(5);
 
-/// Longest times of calls.
-///
-/// Source: apache/openwhisk `application.conf`, `docker.client.timeouts`.
-pub(super) mod limit {
-    use std::time::Duration;
+/// What the engine is asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Call {
+    Version,
+    Pull,
+    Create,
+    Start,
+    Inspect,
+    Pause,
+    Unpause,
+    Remove,
+    List,
+    Logs,
+    InspectNetwork,
+    MakeNetwork,
+    RemoveNetwork,
+}
 
-    pub const RUN: Duration = Duration::from_secs(60);
-    pub const REMOVE: Duration = Duration::from_secs(60);
-    pub const PULL: Duration = Duration::from_secs(600);
-    pub const LIST: Duration = Duration::from_secs(60);
-    pub const INSPECT: Duration = Duration::from_secs(60);
-    pub const PAUSE: Duration = Duration::from_secs(10);
+impl Call {
+    /// In metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Version => "version",
+            Self::Pull => "pull",
+            Self::Create => "create",
+            Self::Start => "start",
+            Self::Inspect => "inspect",
+            Self::Pause => "pause",
+            Self::Unpause => "unpause",
+            Self::Remove => "remove",
+            Self::List => "list",
+            Self::Logs => "logs",
+            Self::InspectNetwork | Self::MakeNetwork | Self::RemoveNetwork => "network",
+        }
+    }
+
+    /// What an engine that does not do it could not do.
+    pub fn what(self) -> &'static str {
+        match self {
+            Self::Version => "tell its version",
+            Self::Pull => "pull the image",
+            Self::Create => "create a container",
+            Self::Start => "start a container",
+            Self::Inspect => "inspect a container",
+            Self::Pause => "pause a container",
+            Self::Unpause => "resume a container",
+            Self::Remove => "remove a container",
+            Self::List => "list containers",
+            Self::Logs => "read logs",
+            Self::InspectNetwork => "inspect the network",
+            Self::MakeNetwork => "make a network",
+            Self::RemoveNetwork => "remove the network",
+        }
+    }
+
+    /// The longest time.
+    ///
+    /// Source: apache/openwhisk `application.conf`, `docker.client.timeouts`.
+    fn limit(self) -> Duration {
+        match self {
+            Self::Pull => PULL,
+            Self::Version => PATIENCE,
+            Self::Pause | Self::Unpause => Duration::from_secs(10),
+            _ => Duration::from_secs(60),
+        }
+    }
 }
 
 /// Why a call has no result.
@@ -39,6 +105,9 @@ pub enum EngineError {
     /// It refused. `status` is that of HTTP, 0 for a failure in the midst of an answer, or one that cannot be read.
     #[error("the Docker engine could not {what}: {message}")]
     Refused { what: &'static str, status: u16, message: String },
+    /// Something of this node's own is missing for the call.
+    #[error("{0}")]
+    NotAsked(String),
 }
 
 impl EngineError {
@@ -64,6 +133,7 @@ struct Inner {
     runtime: Handle,
     /// Speaks the version that the engine speaks; none after the engine was silent.
     client: Mutex<Option<Docker>>,
+    metrics: DockerMetrics,
     /// Whether the last call was answered, once one was: so that silence and return are each logged once.
     answers: Mutex<Option<bool>>,
 }
@@ -83,8 +153,8 @@ pub(super) struct Version {
 
 impl Engine {
     /// A client of the engine at `socket`, a path. Calls run on `runtime`.
-    pub fn new(socket: String, runtime: Handle) -> Self {
-        Self(Arc::new(Inner { socket, runtime, client: Mutex::default(), answers: Mutex::default() }))
+    pub fn new(socket: String, runtime: Handle, metrics: DockerMetrics) -> Self {
+        Self(Arc::new(Inner { socket, runtime, metrics, client: Mutex::default(), answers: Mutex::default() }))
     }
 
     pub fn runtime(&self) -> &Handle {
@@ -93,18 +163,17 @@ impl Engine {
 
     /// Asks the engine who it is.
     pub async fn version(&self) -> Result<Version, EngineError> {
-        let version = self.call("tell its version", PATIENCE, |docker| async move {
+        let version = self.call(Call::Version, |docker| async move {
             let engine = docker.version().await?.version.unwrap_or_default();
             Ok(Version { engine, api: docker.client_version().to_string() })
         });
         version.await
     }
 
-    /// Makes a call that takes at most `limit`. `what` completes "could not". Not cancelled when the future is dropped.
+    /// Makes a call, within its time. Not cancelled when the future is dropped.
     pub async fn call<T, F>(
         &self,
-        what: &'static str,
-        limit: Duration,
+        what: Call,
         call: impl FnOnce(Docker) -> F + Send + 'static,
     ) -> Result<T, EngineError>
     where
@@ -113,7 +182,9 @@ impl Engine {
     {
         let engine = self.clone();
         let running = self.0.runtime.spawn(async move {
-            let outcome = engine.bounded(what, limit, call).await;
+            let began = Instant::now();
+            let outcome = engine.bounded(what, call).await;
+            engine.0.metrics.called(what, began.elapsed(), outcome.is_err());
             engine.learn(&outcome);
             outcome
         });
@@ -121,15 +192,11 @@ impl Engine {
         running.await.unwrap_or_else(|aborted| Err(self.silent(aborted)))
     }
 
-    async fn bounded<T, F>(
-        &self,
-        what: &'static str,
-        limit: Duration,
-        call: impl FnOnce(Docker) -> F,
-    ) -> Result<T, EngineError>
+    async fn bounded<T, F>(&self, what: Call, call: impl FnOnce(Docker) -> F) -> Result<T, EngineError>
     where
         F: Future<Output = Result<T, Error>>,
     {
+        let (what, limit) = (what.what(), what.limit());
         let docker = self.client().await?;
         let watched = docker.clone();
         let called = tokio::select! {
@@ -155,14 +222,14 @@ impl Engine {
             return Ok(docker);
         }
         // Each call has a bound of its own; this one is for none.
-        let docker = Docker::connect_with_unix(&self.0.socket, limit::PULL.as_secs(), API_DEFAULT_VERSION)
+        let docker = Docker::connect_with_unix(&self.0.socket, PULL.as_secs(), API_DEFAULT_VERSION)
             .map_err(|error| self.silent(with_causes(&error)))?;
         let negotiated = time::timeout(PATIENCE, docker.negotiate_version()).await;
         let docker = negotiated
             .map_err(|_| self.silent(format!("not even its version within {PATIENCE:?}")))?
             .map_err(|error| self.silent(with_causes(&error)))?;
         let version = docker.client_version();
-        let docker = docker.with_request_modifier(move |request| in_version(&version, request));
+        let docker = docker.with_request_modifier(move |request| mended(&version, request));
         *self.0.client.lock() = Some(docker.clone());
         Ok(docker)
     }
@@ -198,9 +265,9 @@ impl Engine {
     }
 }
 
-/// Asks for the version that was agreed on. The library (0.21) negotiates one and then sends paths without it, which any
-/// engine answers in its own newest.
-fn in_version(version: &impl fmt::Display, mut request: BollardRequest) -> BollardRequest {
+/// Mends what the library (0.21) sends. It negotiates a version and then leaves it out of its paths, which any engine answers
+/// in its own newest; and it writes credentials in the wrong alphabet of base64.
+fn mended(version: &impl fmt::Display, mut request: BollardRequest) -> BollardRequest {
     let mut parts = request.uri().clone().into_parts();
     let path = parts.path_and_query.as_ref().map_or("/", |path| path.as_str());
     if !path.starts_with("/v1.") {
@@ -208,6 +275,13 @@ fn in_version(version: &impl fmt::Display, mut request: BollardRequest) -> Bolla
     }
     if let Ok(uri) = parts.try_into() {
         *request.uri_mut() = uri;
+    }
+    // Engines take the alphabet of URLs alone, and take anything else for no credentials at all.
+    if let Some(value) = request.headers_mut().get_mut(CREDENTIALS)
+        && let Ok(text) = value.to_str()
+        && let Ok(safe) = text.replace('+', "-").replace('/', "_").try_into()
+    {
+        *value = safe;
     }
     request
 }

@@ -14,8 +14,14 @@ use futures_util::{
 };
 use parking_lot::Mutex;
 
-use super::engine::{Engine, EngineError, limit};
-use crate::containers::backend::{ContainerSpec, CreateError};
+use super::{
+    credentials::Credentials,
+    engine::{Call, Engine, EngineError},
+};
+use crate::{
+    containers::backend::{ContainerSpec, CreateError},
+    entities::manifest::Manifest,
+};
 
 /// An image of the runtimes manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +66,16 @@ impl Image {
 }
 
 impl ImageConfig {
+    /// What `manifest` says, and nothing else.
+    pub fn new(manifest: &Manifest) -> Self {
+        let managed = manifest.runtimes.values().flatten().map(|runtime| {
+            let image = ManagedImage { name: runtime.image.pull_name(), sentinelled: runtime.is_sentinelled };
+            (runtime.kind.clone(), image)
+        });
+        let blackboxes = manifest.blackboxes.iter().map(|image| image.pull_name()).collect();
+        Self { managed: managed.collect(), blackboxes, ..Self::default() }
+    }
+
     /// The image of `spec`.
     pub(super) fn of(&self, spec: &ContainerSpec) -> Result<Image, CreateError> {
         let Some(image) = &spec.image else {
@@ -85,15 +101,19 @@ impl ImageConfig {
     }
 }
 
-/// `name` from `registry`, unless it names one itself.
-fn from_registry(registry: &str, name: &str) -> String {
-    let first = name.split_once('/').map(|(first, _)| first);
-    let names_its_own = first.is_some_and(|first| first.contains(['.', ':']) || first == "localhost");
-    match registry.trim_end_matches('/') {
+/// `name` from the registry `prefix`, unless it names one itself.
+fn from_registry(prefix: &str, name: &str) -> String {
+    match prefix.trim_end_matches('/') {
         "" => name.to_owned(),
-        _ if names_its_own => name.to_owned(),
-        registry => format!("{registry}/{name}"),
+        _ if registry(name).is_some() => name.to_owned(),
+        prefix => format!("{prefix}/{name}"),
     }
+}
+
+/// The registry that an image names; `None`: Docker's own.
+pub(super) fn registry(name: &str) -> Option<&str> {
+    let (first, _) = name.split_once('/')?;
+    (first.contains(['.', ':']) || first == "localhost").then_some(first)
 }
 
 /// The tag of `[registry:port/]name[:tag]`.
@@ -120,12 +140,13 @@ type Pull = Shared<BoxFuture<'static, Result<(), EngineError>>>;
 #[derive(Clone)]
 pub(super) struct Pulls {
     engine: Engine,
+    credentials: Option<Credentials>,
     running: Arc<Mutex<HashMap<String, Pull>>>,
 }
 
 impl Pulls {
-    pub fn new(engine: Engine) -> Self {
-        Self { engine, running: Arc::default() }
+    pub fn new(engine: Engine, credentials: Option<Credentials>) -> Self {
+        Self { engine, credentials, running: Arc::default() }
     }
 
     /// Brings the newest image `name`.
@@ -139,23 +160,34 @@ impl Pulls {
     }
 
     fn begin(&self, name: String) -> Pull {
-        let (engine, running) = (self.engine.clone(), Arc::clone(&self.running));
+        let pulls = self.clone();
         let pull = async move {
             let began = std::time::Instant::now();
-            let (image, tag) = parts(&name);
-            let options = CreateImageOptionsBuilder::new().from_image(image).tag(tag).build();
-            let pulled = engine.call("pull the image", limit::PULL, |docker| async move {
-                docker.create_image(Some(options), None, None).try_for_each(|_| std::future::ready(Ok(()))).await
-            });
-            let pulled = pulled.await;
-            running.lock().remove(&name);
-            match &pulled {
-                Ok(()) => tracing::info!(image = name, seconds = began.elapsed().as_secs_f64(), "image pulled"),
-                Err(error) => tracing::info!(image = name, %error, "image not pulled"),
+            let pulled = pulls.carry_out(&name).await;
+            pulls.running.lock().remove(&name);
+            // Why one failed is said by whoever wanted it.
+            if pulled.is_ok() {
+                tracing::info!(image = name, seconds = began.elapsed().as_secs_f64(), "image pulled");
             }
             pulled
         };
         pull.boxed().shared()
+    }
+
+    async fn carry_out(&self, name: &str) -> Result<(), EngineError> {
+        let credentials = match &self.credentials {
+            None => None,
+            Some(credentials) => {
+                credentials.of(name).await.map_err(|error| EngineError::NotAsked(error.to_string()))?
+            }
+        };
+        let (image, tag) = parts(name);
+        let options = CreateImageOptionsBuilder::new().from_image(image).tag(tag).build();
+        let pulled = self.engine.call(Call::Pull, |docker| async move {
+            let progress = docker.create_image(Some(options), None, credentials);
+            progress.try_for_each(|_| std::future::ready(Ok(()))).await
+        });
+        pulled.await
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::engine::{Engine, EngineError, limit};
+use super::engine::{Call, Engine, EngineError};
 use crate::{
     activations::logs::{LogBuffer, SILENCE, Stream, longest_wait},
     clock,
@@ -23,6 +23,10 @@ use crate::{
 
 /// The engine keeps what nobody reads. Only an activation that takes longer than this could fill the files it keeps.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Where no line says that it was the last, one that the engine itself has not read yet may still come. So long a silence is taken
+/// for the end: a short one where the container waits for its next activation, else a longer one.
+const SETTLED: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 
 /// Entries of at most 16 KiB that are on their way.
 const AHEAD: usize = 64;
@@ -33,8 +37,9 @@ pub(super) struct Logs {
     engine: Engine,
     container: String,
     /// From the first entry on; followed since somebody first asked.
-    entries: Option<mpsc::Receiver<Entry>>,
+    entries: Option<mpsc::Receiver<Result<Entry, Broken>>>,
     last: Option<Entry>,
+    is_broken: bool,
     buffer: LogBuffer,
 }
 
@@ -43,11 +48,15 @@ pub(super) struct Logs {
 pub(super) enum End {
     /// At the lines by which the runtime says so.
     Sentinels,
-    /// Where the engine is now: there will be no such lines.
+    /// About where the engine is now: there will be no such lines.
     Now,
     /// With the life of the container, which is over.
     OfContainer,
 }
+
+/// The engine told no more although there may be more.
+#[derive(Debug)]
+struct Broken;
 
 /// What the driver writes as one line of its file: a line of output, or 16 KiB of a longer one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,13 +70,13 @@ struct Entry {
 
 impl Logs {
     pub fn new(engine: Engine, container: String, capacity: ByteSize) -> Self {
-        Self { engine, container, entries: None, last: None, buffer: LogBuffer::new(capacity) }
+        Self { engine, container, entries: None, last: None, is_broken: false, buffer: LogBuffer::new(capacity) }
     }
 
     /// Reads whatever comes, for ever. Cancel safe: an entry goes from the channel to the buffer in one step.
     pub async fn drain(&mut self) -> Infallible {
         time::sleep(PATIENCE).await;
-        while let Some(entry) = self.next().await {
+        while let Some(Ok(entry)) = self.next().await {
             self.take(entry);
         }
         std::future::pending().await
@@ -78,42 +87,49 @@ impl Logs {
         if request.limit.bytes() == 0 && self.entries.is_none() {
             return CollectedLogs::default(); // nobody will ever ask: the limit is the same for all activations here
         }
-        let latest = Instant::now() + longest_wait(request.limit);
+        let longest = longest_wait(request.limit);
         let complete = match end {
-            End::Sentinels => self.read_to_sentinels(latest).await,
-            End::OfContainer => self.read_to_end(latest).await,
-            End::Now => self.read_all(latest).await,
+            End::Sentinels => self.read_to_sentinels(longest).await,
+            // Here the end is certain to come: only the engine can be slow, and its silence says nothing.
+            End::OfContainer => time::timeout(longest, self.read_to_end()).await.is_ok_and(|whole| whole),
+            End::Now => {
+                let settled = if request.developer_error { SETTLED.1 } else { SETTLED.0 };
+                match self.newest().await {
+                    Ok(newest) => time::timeout(longest, self.read_to(newest, settled)).await.is_ok_and(|whole| whole),
+                    Err(_) => false,
+                }
+            }
         };
         self.buffer.collect(request, !complete, clock::now())
     }
 
-    async fn read_to_sentinels(&mut self, latest: Instant) -> bool {
+    /// Ends early after too long a silence: what is missing may never come.
+    async fn read_to_sentinels(&mut self, longest: Duration) -> bool {
+        let latest = Instant::now() + longest;
         while !self.buffer.is_complete() {
-            let Ok(Some(entry)) = self.next_until(latest).await else { return false };
+            let soon = latest.min(Instant::now() + SILENCE);
+            let Ok(Some(Ok(entry))) = time::timeout_at(soon, self.next()).await else { return false };
             self.take(entry);
         }
         true
     }
 
-    async fn read_to_end(&mut self, latest: Instant) -> bool {
-        loop {
-            match self.next_until(latest).await {
-                Ok(Some(entry)) => self.take(entry),
-                Ok(None) => return true,
-                Err(_) => return false,
-            }
-        }
-    }
-
-    /// Reads what the engine has now. What it has not yet read itself is nobody's, or the next activation's.
-    async fn read_all(&mut self, latest: Instant) -> bool {
-        let Ok(newest) = self.newest().await else { return false };
-        while newest.is_some() && self.last != newest {
-            let Ok(Some(entry)) = self.next_until(latest).await else { return false };
+    async fn read_to_end(&mut self) -> bool {
+        while let Some(next) = self.next().await {
+            let Ok(entry) = next else { return false };
             self.take(entry);
         }
-        // Pieces of one long line have one time, and may be alike.
-        while let Some(entry) = self.entries.as_mut().and_then(|entries| entries.try_recv().ok()) {
+        true
+    }
+
+    /// Reads up to the entry `newest`, and on until none came for so long as `settled`.
+    async fn read_to(&mut self, newest: Option<Entry>, settled: Duration) -> bool {
+        while newest.is_some() && self.last != newest {
+            let Some(Ok(entry)) = self.next().await else { return false };
+            self.take(entry);
+        }
+        while let Ok(Some(next)) = time::timeout(settled, self.next()).await {
+            let Ok(entry) = next else { return false };
             self.take(entry);
         }
         true
@@ -123,7 +139,7 @@ impl Logs {
     async fn newest(&self) -> Result<Option<Entry>, EngineError> {
         let container = self.container.clone();
         let options = LogsOptionsBuilder::new().stdout(true).stderr(true).timestamps(true).tail("1").build();
-        let read = self.engine.call("read logs", limit::INSPECT, |docker| async move {
+        let read = self.engine.call(Call::Logs, |docker| async move {
             let mut newest = None;
             let mut entries = pin!(docker.logs(&container, Some(options)));
             while let Some(entry) = entries.next().await {
@@ -134,15 +150,15 @@ impl Logs {
         read.await
     }
 
-    /// As [`Logs::next`], unless none comes for too long.
-    async fn next_until(&mut self, latest: Instant) -> Result<Option<Entry>, time::error::Elapsed> {
-        time::timeout_at(latest.min(Instant::now() + SILENCE), self.next()).await
-    }
-
-    /// The next entry; `None` when there will be no more.
-    async fn next(&mut self) -> Option<Entry> {
+    /// The next entry; `None` when there will be no more. Cancel safe.
+    async fn next(&mut self) -> Option<Result<Entry, Broken>> {
+        if self.is_broken {
+            return Some(Err(Broken));
+        }
         let (engine, container) = (&self.engine, &self.container);
-        self.entries.get_or_insert_with(|| follow(engine, container.clone())).recv().await
+        let next = self.entries.get_or_insert_with(|| follow(engine, container.clone())).recv().await;
+        self.is_broken = matches!(next, Some(Err(Broken)));
+        next
     }
 
     fn take(&mut self, entry: Entry) {
@@ -152,36 +168,40 @@ impl Logs {
 }
 
 /// All entries of `container` from the first one on, as they are written.
-fn follow(engine: &Engine, container: String) -> mpsc::Receiver<Entry> {
+fn follow(engine: &Engine, container: String) -> mpsc::Receiver<Result<Entry, Broken>> {
     let (sender, entries) = mpsc::channel(AHEAD);
     let client = engine.clone();
     engine.runtime().spawn(async move {
-        let docker = match client.client().await {
-            Ok(docker) => docker,
-            Err(error) => return tracing::warn!(container, %error, "logs cannot be followed"),
+        let reason = tokio::select! {
+            reason = forward(&client, &container, &sender) => reason,
+            // Nobody listens any more.
+            () = sender.closed() => None,
         };
-        let options = LogsOptionsBuilder::new().follow(true).stdout(true).stderr(true).timestamps(true).build();
-        let mut outputs = pin!(docker.logs(&container, Some(options)));
-        loop {
-            let output = tokio::select! {
-                output = outputs.next() => output,
-                // Nobody listens any more.
-                () = sender.closed() => return,
-            };
-            let entry = match output {
-                Some(Ok(output)) => Entry::parse(output),
-                Some(Err(error)) => return tracing::debug!(container, %error, "logs end"),
-                None => return,
-            };
-            let Some(entry) = entry else {
-                return tracing::warn!(container, "the engine sent logs in a form that is not known");
-            };
-            if sender.send(entry).await.is_err() {
-                return;
-            }
+        if let Some(reason) = reason {
+            tracing::debug!(container, reason, "logs break off");
+            // Whoever left needs no reason.
+            drop(sender.send(Err(Broken)).await);
         }
     });
     entries
+}
+
+/// Sends entries to the last. Returns why there is none after those that were sent; `None`: the container's log ends there.
+async fn forward(engine: &Engine, container: &str, to: &mpsc::Sender<Result<Entry, Broken>>) -> Option<String> {
+    let docker = match engine.client().await {
+        Ok(docker) => docker,
+        Err(error) => return Some(error.to_string()),
+    };
+    let options = LogsOptionsBuilder::new().follow(true).stdout(true).stderr(true).timestamps(true).build();
+    let mut outputs = pin!(docker.logs(container, Some(options)));
+    while let Some(output) = outputs.next().await {
+        match output.map(Entry::parse) {
+            Ok(Some(entry)) => to.send(Ok(entry)).await.ok()?,
+            Ok(None) => return Some("the engine sent them in a form that is not known".to_owned()),
+            Err(error) => return Some(error.to_string()),
+        }
+    }
+    None
 }
 
 impl Entry {

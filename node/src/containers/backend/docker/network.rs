@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::{
     StartError,
-    engine::{Engine, EngineError, limit},
+    engine::{Call, Engine, EngineError},
 };
 
 /// Whether containers on a bridge may speak to each other.
@@ -102,17 +102,14 @@ impl Network {
             return Ok(());
         }
         let name = self.name.clone();
-        let removed = self
-            .engine
-            .call("remove the network", limit::REMOVE, |docker| async move { docker.remove_network(&name).await });
+        let removed = self.engine.call(Call::RemoveNetwork, |docker| async move { docker.remove_network(&name).await });
         removed.await.or_else(|error| if error.is_not_found() { Ok(()) } else { Err(error) })
     }
 
     async fn inspect(&self) -> Result<NetworkInspect, EngineError> {
         let name = self.name.clone();
-        let inspected = self.engine.call("inspect the network", limit::INSPECT, |docker| async move {
-            docker.inspect_network(&name, None).await
-        });
+        let inspected =
+            self.engine.call(Call::InspectNetwork, |docker| async move { docker.inspect_network(&name, None).await });
         inspected.await
     }
 
@@ -126,9 +123,8 @@ impl Network {
             ipam: place.map(|place| Ipam { config: Some(vec![place]), ..Ipam::default() }),
             ..NetworkCreateRequest::default()
         };
-        let created = self
-            .engine
-            .call("make a network", limit::RUN, |docker| async move { docker.create_network(request).await.map(drop) });
+        let created =
+            self.engine.call(Call::MakeNetwork, |docker| async move { docker.create_network(request).await.map(drop) });
         created.await
     }
 }

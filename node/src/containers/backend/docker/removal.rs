@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::engine::{Engine, EngineError, limit};
+use super::engine::{Call, Engine, EngineError};
 
 /// Between attempts to remove what could not be removed; doubles up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -118,10 +118,8 @@ impl Removal {
         let (key, value) = &self.0.label;
         let filters = HashMap::from([("label".to_owned(), vec![format!("{key}={value}")])]);
         let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
-        let listed = self
-            .0
-            .engine
-            .call("list containers", limit::LIST, |docker| async move { docker.list_containers(Some(options)).await });
+        let listed =
+            self.0.engine.call(Call::List, |docker| async move { docker.list_containers(Some(options)).await });
         let left = listed.await?.into_iter().filter_map(|found| {
             let name = found.names?.into_iter().next()?.trim_start_matches('/').to_owned();
             Some((name, found.state == Some(ContainerSummaryStateEnum::PAUSED)))
@@ -134,7 +132,7 @@ impl Removal {
     }
 
     async fn remove(&self, name: String, paused: bool) -> Result<(), EngineError> {
-        let removed = self.0.engine.call("remove a container", limit::REMOVE, move |docker| async move {
+        let removed = self.0.engine.call(Call::Remove, move |docker| async move {
             if paused && let Err(error) = docker.unpause_container(&name).await {
                 tracing::debug!(container = name, %error, "not thawed before it is removed");
             }
