@@ -6,14 +6,19 @@ use std::{fmt, io::IsTerminal};
 
 use protocol::TransactionId;
 use tokio::task::futures::TaskLocalFuture;
-use tracing::{Event, Subscriber};
+use tracing::{
+    Event, Level, Metadata, Subscriber,
+    level_filters::LevelFilter,
+    span::{Attributes, Id, Record},
+    subscriber::Interest,
+};
 use tracing_subscriber::{
     EnvFilter, Layer,
     fmt::{
         FmtContext, FormatEvent, FormatFields, MakeWriter,
         format::{JsonFields, Writer},
     },
-    layer::SubscriberExt,
+    layer::{Context, SubscriberExt},
     registry::LookupSpan,
     util::SubscriberInitExt,
 };
@@ -41,7 +46,7 @@ pub struct FilterError {
 pub fn init(format: LogFormat) -> Result<(), FilterError> {
     let filter = filter(std::env::var(FILTER_VARIABLE).ok())?;
     let lines = lines(format, std::io::stderr, std::io::stderr().is_terminal());
-    let done = tracing_subscriber::registry().with(filter).with(lines).try_init();
+    let done = tracing_subscriber::registry().with(WithExtra(filter)).with(lines).try_init();
     if done.is_ok() {
         std::panic::set_hook(Box::new(|panic| {
             let backtrace = std::backtrace::Backtrace::capture();
@@ -56,25 +61,84 @@ fn filter(value: Option<String>) -> Result<EnvFilter, FilterError> {
     EnvFilter::try_new(&value).map_err(|error| FilterError { value, reason: error.to_string() })
 }
 
+/// What one request began.
+#[derive(Debug, Clone)]
+pub struct Transaction {
+    pub id: TransactionId,
+    /// `X-OW-EXTRA-LOGGING: on`: lines at `debug` are logged, too.
+    pub extra_logging: bool,
+}
+
 tokio::task_local! {
     // Not a span: that is made, formatted and closed for every request, and hardly any request logs. Only a line that
-    // is written looks at this.
-    static TRANSACTION: Option<TransactionId>;
+    // is written looks at this, or one at `debug` that may be.
+    static TRANSACTION: Option<Transaction>;
 }
 
 /// Log lines of `future` name `transaction`, those of tasks that it spawns only with [`in_this_transaction`].
-pub fn in_transaction<F: Future>(transaction: TransactionId, future: F) -> TaskLocalFuture<Option<TransactionId>, F> {
+pub fn in_transaction<F: Future>(transaction: Transaction, future: F) -> TaskLocalFuture<Option<Transaction>, F> {
     TRANSACTION.scope(Some(transaction), future)
 }
 
 /// For a task of its own that goes on with what its spawner does: its log lines name the same transaction.
-pub fn in_this_transaction<F: Future>(future: F) -> TaskLocalFuture<Option<TransactionId>, F> {
+pub fn in_this_transaction<F: Future>(future: F) -> TaskLocalFuture<Option<Transaction>, F> {
     TRANSACTION.scope(this_transaction(), future)
 }
 
-fn this_transaction() -> Option<TransactionId> {
+fn this_transaction() -> Option<Transaction> {
     // An error: nobody has set one.
     TRANSACTION.try_with(Clone::clone).ok().flatten()
+}
+
+/// A filter, beside which whatever this program says at `debug` of a transaction with extra logging is let through.
+///
+/// Source: apache/openwhisk `Logging.scala`, `debug`.
+struct WithExtra(EnvFilter);
+
+impl WithExtra {
+    fn may_be_extra(metadata: &Metadata<'_>) -> bool {
+        *metadata.level() == Level::DEBUG && metadata.target().starts_with(OURS)
+    }
+}
+
+/// Targets of this program.
+const OURS: &str = "node::";
+
+impl<S: Subscriber> Layer<S> for WithExtra {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        let interest = Layer::<S>::register_callsite(&self.0, metadata);
+        // To be asked each time.
+        if interest.is_never() && Self::may_be_extra(metadata) { Interest::sometimes() } else { interest }
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>, context: Context<'_, S>) -> bool {
+        let extra = || TRANSACTION.try_with(|this| this.as_ref().is_some_and(|this| this.extra_logging)) == Ok(true);
+        Layer::<S>::enabled(&self.0, metadata, context) || (Self::may_be_extra(metadata) && extra())
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Layer::<S>::max_level_hint(&self.0).map(|hint| hint.max(LevelFilter::DEBUG))
+    }
+
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        self.0.on_new_span(attributes, id, context);
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        Layer::<S>::on_record(&self.0, id, values, context);
+    }
+
+    fn on_enter(&self, id: &Id, context: Context<'_, S>) {
+        self.0.on_enter(id, context);
+    }
+
+    fn on_exit(&self, id: &Id, context: Context<'_, S>) {
+        self.0.on_exit(id, context);
+    }
+
+    fn on_close(&self, id: Id, context: Context<'_, S>) {
+        Layer::<S>::on_close(&self.0, id, context);
+    }
 }
 
 /// What writes the log's lines.
@@ -125,7 +189,7 @@ where
         };
         let mut line = String::new();
         self.one.format_event(context, Writer::new(&mut line), event)?;
-        writeln!(writer, "{}", (self.name)(line.trim_end_matches('\n'), &transaction))
+        writeln!(writer, "{}", (self.name)(line.trim_end_matches('\n'), &transaction.id))
     }
 }
 
@@ -150,6 +214,52 @@ mod tests {
         }
     }
 
+    fn transaction(extra_logging: bool) -> Transaction {
+        Transaction { id: TransactionId("t\"1".into()), extra_logging }
+    }
+
+    #[test]
+    fn extra_logging_adds_what_is_said_at_debug_in_its_transaction_and_nowhere_else() {
+        let buffer = Buffer::default();
+        let writer = buffer.clone();
+        let filter = WithExtra(filter(None).unwrap());
+        let subscriber =
+            tracing_subscriber::registry().with(filter).with(lines(LogFormat::Text, move || writer.clone(), false));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let speak = |number: u8| async move {
+            tracing::debug!(number, "at debug");
+            tracing::trace!(number, "at trace");
+            tracing::debug!(target: "openraft", number, "of another");
+            tracing::info!(number, "at info");
+        };
+        tracing::subscriber::with_default(subscriber, || {
+            runtime.block_on(speak(1));
+            runtime.block_on(in_transaction(transaction(false), speak(2)));
+            runtime.block_on(in_transaction(transaction(true), async move {
+                speak(3).await;
+                tokio::spawn(in_this_transaction(speak(4))).await.unwrap();
+            }));
+            runtime.block_on(speak(5));
+        });
+        let text = String::from_utf8(buffer.0.lock().clone()).unwrap();
+        let found: Vec<&str> =
+            text.lines().filter_map(|line| line.split_once(" at ")?.1.split(" transid").next()).collect();
+        assert_eq!(
+            found,
+            [
+                "info number=1",
+                "info number=2",
+                "debug number=3",
+                "info number=3",
+                "debug number=4",
+                "info number=4",
+                "info number=5"
+            ],
+            "{text}"
+        );
+        assert!(!text.contains("of another"), "{text}");
+    }
+
     /// Three lines: without a transaction, in one, and in a task that goes on with it.
     fn logged(format: LogFormat) -> Vec<String> {
         let buffer = Buffer::default();
@@ -158,7 +268,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         tracing::subscriber::with_default(subscriber, || {
             runtime.block_on(in_this_transaction(async { tracing::info!("nobody asked") }));
-            runtime.block_on(in_transaction(TransactionId("t\"1".into()), async {
+            runtime.block_on(in_transaction(transaction(false), async {
                 tracing::warn!(activation_id = "a1", "it failed");
                 let beside = async { tracing::warn!("it failed beside") };
                 tokio::spawn(in_this_transaction(beside)).await.unwrap();

@@ -43,6 +43,11 @@ pub struct Call {
     method: Method,
 }
 
+/// `X-OW-EXTRA-LOGGING: on`
+pub fn extra_logging(request: &HttpRequest) -> bool {
+    request.headers().get("x-ow-extra-logging").is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"on"))
+}
+
 impl Call {
     /// # Errors
     /// Whoever calls is not known (401), or wants no JSON (406).
@@ -59,10 +64,7 @@ impl Call {
         if !accepts_json(request) {
             return Err(ApiError::default_of(ErrorCode::NotAcceptable));
         }
-        let extra_logging = request
-            .headers()
-            .get("x-ow-extra-logging")
-            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"on"));
+        let extra_logging = extra_logging(request);
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let method = request.method().clone();
         Ok(Self { state, bodies, caller, transaction, received_ms, extra_logging, query, method })

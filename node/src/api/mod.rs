@@ -39,8 +39,13 @@ use self::{
     extract::{Call, segments, transaction_id},
 };
 use crate::{
-    activations::query::Activations, auth::Authenticator, clock, entities::Entities, invoke::Invoker, metrics,
-    telemetry::in_transaction,
+    activations::query::Activations,
+    auth::Authenticator,
+    clock,
+    entities::Entities,
+    invoke::Invoker,
+    metrics,
+    telemetry::{Transaction, in_transaction},
 };
 
 /// Longest URI that is looked at, in bytes.
@@ -68,8 +73,9 @@ async fn answer(
 ) -> HttpResponse<Answer> {
     let open = request.conn_data::<Rc<Requests>>().map(Requests::begin);
     let mut request_body = Body::new(&request, payload.into_inner(), bodies.clone());
-    let transaction = transaction_id(&request);
+    let (transaction, extra_logging) = (transaction_id(&request), extract::extra_logging(&request));
     let answered = answer_as(transaction.clone(), request, &mut request_body, state, bodies);
+    let transaction = Transaction { id: transaction, extra_logging };
     let response = in_transaction(transaction, answered).await;
     if request_body.has_more() {
         // What lies in the framework's buffer comes now. An answer to a part of a request ends the connection.

@@ -17,6 +17,8 @@ pub struct Activations {
     pub store_blocking_result_level: StoreLevel,
     /// Which accepted activations (202) are recorded. Default: all.
     pub store_non_blocking_result_level: StoreLevel,
+    /// Tell the log of activations that are not recorded. Default off.
+    pub log_unstored: bool,
 }
 
 /// Which outcomes are worth a record. A request with `X-OW-EXTRA-LOGGING: on` has one in any case.
@@ -50,6 +52,7 @@ pub(super) struct Written {
     backlog: Option<u32>,
     store_blocking_result_level: StoreLevel,
     store_non_blocking_result_level: StoreLevel,
+    log_unstored: bool,
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -69,6 +72,7 @@ impl Written {
             backlog,
             store_blocking_result_level: self.store_blocking_result_level,
             store_non_blocking_result_level: self.store_non_blocking_result_level,
+            log_unstored: self.log_unstored,
         })
     }
 }

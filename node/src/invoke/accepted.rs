@@ -31,7 +31,7 @@ use crate::{
     },
     containers::{Lease, PoolKey},
     entities::{EntityError, resolved::ResolvedAction},
-    telemetry::{in_this_transaction, in_transaction},
+    telemetry::{Transaction, in_this_transaction, in_transaction},
 };
 
 /// How long a container goes on with one action's accepted work before it is offered to others. Where actions wait for
@@ -122,6 +122,7 @@ impl Invoker {
                 });
             }
         }
+        tracing::debug!(activation_id = %id, started = lease.is_some(), "the activation is accepted");
         match lease {
             Some(lease) => self.run_beside(work, action, lease, Turn::begin(&self, key)),
             None => {
@@ -226,7 +227,8 @@ impl Invoker {
     async fn place(&self, key: &QueueKey, waiting: Waiting, held: Option<Held>) -> bool {
         match self.read(waiting).await {
             Some(work) => {
-                let transaction = TransactionId(work.transaction_id.as_str().into());
+                let id = TransactionId(work.transaction_id.as_str().into());
+                let transaction = Transaction { id, extra_logging: work.extra_logging };
                 in_transaction(transaction, self.place_work(key, waiting, work, held)).await
             }
             None => {
@@ -336,7 +338,7 @@ impl Invoker {
     async fn run_started(&self, work: AcceptedWork, action: Arc<ResolvedAction>, lease: Lease, turn: Turn) {
         let ran = run::run(self, &work, &action, lease).await;
         let Ran { response, times, used } = ran;
-        let store = self.stores(self.0.parts.config.store_accepted, &work, response.status);
+        let store = self.stores(self.0.parts.config.store_accepted, &work, &response);
         let record = Arc::new(record::record(&work, &action, response, &times));
         let free = |lease| self.pass_on(Held { key: pool_key(&work, &action), lease, turn });
         run::end(self, used, record, &action, Ending { accepted: true, store }, free).await;
@@ -361,7 +363,7 @@ impl Invoker {
 
     async fn finish(&self, work: &AcceptedWork, record: protocol::Activation) {
         self.0.parts.metrics.ended(&record);
-        let store = self.stores(self.0.parts.config.store_accepted, work, record.response.status);
+        let store = self.stores(self.0.parts.config.store_accepted, work, &record.response);
         let place = self.0.parts.records.place(&record).await;
         self.0.parts.records.finish(Arc::new(record), store, place).await;
     }

@@ -92,7 +92,7 @@ impl Invoker {
             }
         };
         let Ran { response, times, used } = ran;
-        let store = self.stores(self.0.parts.config.store_blocking, &work, response.status);
+        let store = self.stores(self.0.parts.config.store_blocking, &work, &response);
         let ending = Ending { accepted: accepted.load(Ordering::Relaxed), store };
         let record = Arc::new(record::record(&work, &action, response, &times));
         let answer = Invoked::Done(Arc::clone(&record));
@@ -125,7 +125,7 @@ impl Invoker {
     fn end_without_run(&self, work: &AcceptedWork, record: Activation) -> Invoked {
         let record = Arc::new(record);
         self.0.parts.metrics.ended(&record);
-        if self.stores(self.0.parts.config.store_blocking, work, record.response.status) {
+        if self.stores(self.0.parts.config.store_blocking, work, &record.response) {
             let records = self.0.parts.records.clone();
             let record = Arc::clone(&record);
             self.0.tasks.spawn(in_this_transaction(async move {

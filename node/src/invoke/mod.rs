@@ -95,6 +95,8 @@ pub struct InvokeConfig {
     /// Which records of blocking and of accepted activations are stored.
     pub store_blocking: StoreLevel,
     pub store_accepted: StoreLevel,
+    /// Tell the log of activations that are not stored.
+    pub log_unstored: bool,
 }
 
 impl InvokeConfig {
@@ -103,6 +105,7 @@ impl InvokeConfig {
             backlog_limit: config.backlog,
             store_blocking: config.store_blocking_result_level,
             store_accepted: config.store_non_blocking_result_level,
+            log_unstored: config.log_unstored,
         }
     }
 }
@@ -218,10 +221,16 @@ impl Invoker {
         }
     }
 
-    /// Is a record of this outcome to be stored?
-    fn stores(&self, level: StoreLevel, work: &AcceptedWork, status: ActivationStatus) -> bool {
+    /// Is a record of this outcome to be stored? Asked once of each activation.
+    fn stores(&self, level: StoreLevel, work: &AcceptedWork, response: &Response) -> bool {
         let limits = self.0.parts.entities.limits_in_effect(&work.namespace);
-        limits.store_activations.unwrap_or(true) && (work.extra_logging || level.stores(status))
+        let stores = limits.store_activations.unwrap_or(true) && (work.extra_logging || level.stores(response.status));
+        if !stores && self.0.parts.config.log_unstored {
+            let status = response.status.as_str();
+            tracing::info!(activation_id = %work.activation_id, namespace = %work.namespace, action = %work.action, status,
+                response_size = response.size.unwrap_or(0), "the activation is not recorded");
+        }
+        stores
     }
 
     /// The record of `work` if `action` was stored with limits that are by now beyond those of the invoking namespace:

@@ -164,6 +164,7 @@ async fn invoker(dir: &Path, options: Options, backend: &SimulatedBackend, conta
         backlog_limit: 1000,
         store_blocking: StoreLevel::StoreAlways,
         store_accepted: StoreLevel::StoreAlways,
+        log_unstored: false,
     };
     Invoker::new(Parts {
         config,

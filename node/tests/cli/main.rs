@@ -299,6 +299,39 @@ fn log_lines_of_a_request_name_its_transaction() {
 }
 
 #[test]
+fn a_request_that_asks_for_it_is_logged_in_detail() {
+    let config = tempfile::NamedTempFile::new().unwrap();
+    let activations = "[activations]\nstore_blocking_result_level = \"STORE_FAILURES\"\nlog_unstored = true\n";
+    std::fs::write(config.path(), activations).unwrap();
+    let node = Node::start(&["--dev", "--log-format", "json", "--config", config.path().to_str().unwrap()]);
+    let address = node.status()["api_addr"].as_str().unwrap().to_owned();
+    let action = "/api/v1/namespaces/_/actions/quick";
+    let body = json!({ "exec": { "kind": "nodejs:default", "code": "x" } }).to_string();
+    assert_eq!(request(&address, &format!("PUT {action}"), GUEST, "stored", &body).0, 200);
+    for (transaction, header) in [("plain", ""), ("extra", "\r\nX-OW-EXTRA-LOGGING: on")] {
+        for (query, status) in [("?blocking=true", 200), ("", 202)] {
+            let transaction = format!("{transaction}{status}{header}");
+            assert_eq!(request(&address, &format!("POST {action}{query}"), GUEST, &transaction, "{}").0, status);
+        }
+    }
+    let (code, log) = node.terminate();
+    assert_eq!(code, Some(0), "{log}");
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let runs = |transaction: &str| {
+        let of_it = lines.iter().filter(|line| line["transid"] == transaction && line["level"] == "DEBUG");
+        of_it.filter(|line| line["message"] == "the activation runs" && line["start"].is_string()).count()
+    };
+    assert_eq!([runs("plain200"), runs("plain202")], [0, 0], "{log}");
+    // What is accepted when a node stops may be left for its next start.
+    assert_eq!((runs("extra200"), lines.iter().any(|line| line["transid"] == "extra202")), (1, true), "{log}");
+    // Its record is there as well, whatever the level.
+    let unrecorded = lines.iter().filter(|line| line["message"] == "the activation is not recorded");
+    let unrecorded: Vec<_> = unrecorded.map(|line| (&line["transid"], &line["status"])).collect();
+    assert_eq!(unrecorded, [(&"plain200".into(), &"success".into())], "{log}");
+    assert!(lines.iter().all(|line| line["level"] != "DEBUG" || line["transid"].as_str().is_some()), "{log}");
+}
+
+#[test]
 fn help_is_there_and_mistakes_are_named() {
     let (code, text, _) = told(&whisp(&["--help"]));
     assert_eq!(code, 0);
