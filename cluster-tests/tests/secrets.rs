@@ -136,3 +136,55 @@ fn secrets_are_not_on_the_disk_and_outlive_their_keys_change() {
         assert_ne!(files_with(&node.data_dir(), secret), Vec::<String>::new(), "the look for {secret} finds nothing");
     }
 }
+
+#[test]
+fn an_action_gets_its_callers_key_only_if_it_says_so() {
+    let config = "containers.prewarm = []\n".to_owned();
+    let node = TestNode::start(program(env!("CARGO_BIN_EXE_whisp-node")), Options { config, ..Options::default() });
+    let api = node.api();
+    let code = "const atInit = process.env.__OW_API_KEY ?? null
+        function main() { return { atInit, atRun: process.env.__OW_API_KEY ?? null } }";
+    let seen = |annotations: Option<Value>| {
+        let options = ActionOptions { annotations, ..ActionOptions::default() };
+        api.put_action("whose", "nodejs:default", code, options);
+        let record = api.invoke("whose", &json!({})).expect(200);
+        let result = &record["response"]["result"];
+        assert_eq!(result["atInit"], result["atRun"], "{record}");
+        result["atRun"].clone()
+    };
+    let annotated = |value: Value| Some(json!([{ "key": "provide-api-key", "value": value }]));
+    assert_eq!(seen(None), Value::Null, "a new action does not ask for it");
+    for yes in [json!(true), json!(1), json!("false"), json!({}), json!([])] {
+        assert_eq!(seen(annotated(yes.clone())), node.key(), "{yes}");
+    }
+    for no in [json!(false), json!(0), json!(""), Value::Null] {
+        assert_eq!(seen(annotated(no.clone())), Value::Null, "{no}");
+    }
+    // Actions that were stored before there was the annotation have none, and need the key.
+    let update = json!({ "delAnnotations": ["provide-api-key"] });
+    api.put("/actions/whose?overwrite=true", &update).expect(200);
+    assert_eq!(api.invoke("whose", &json!({})).expect(200)["response"]["result"]["atRun"], node.key());
+}
+
+#[test]
+fn init_parameters_are_environment_and_nothing_else() {
+    let config = "containers.prewarm = []\n".to_owned();
+    let node = TestNode::start(program(env!("CARGO_BIN_EXE_whisp-node")), Options { config, ..Options::default() });
+    let api = node.api();
+    let code = "const atInit = process.env.MODE
+        function main(args) { return { atInit, now: process.env.MODE, deep: process.env.DEEP, args } }";
+    let parameters = json!([
+        { "key": "MODE", "value": "stored", "init": true }, { "key": "DEEP", "value": { "a": [1] }, "init": true },
+        { "key": "plain", "value": 1 },
+    ]);
+    let options = ActionOptions { parameters: Some(parameters), ..ActionOptions::default() };
+    let seen = |arguments: Value| api.invoke_to_record("mode", &arguments)["response"]["result"].clone();
+    api.put_action("mode", "nodejs:default", code, options.clone());
+    let expected =
+        |mode: &str, args: Value| json!({ "atInit": mode, "now": mode, "deep": "{\"a\":[1]}", "args": args });
+    assert_eq!(seen(json!({ "x": 2 })), expected("stored", json!({ "plain": 1, "x": 2 })));
+    // A container that is there already was initialized without it.
+    assert_eq!(seen(json!({ "MODE": "given" })), expected("stored", json!({ "plain": 1 })));
+    api.put_action("mode", "nodejs:default", code, options);
+    assert_eq!(seen(json!({ "MODE": "given" })), expected("given", json!({ "plain": 1 })));
+}
