@@ -7,7 +7,10 @@
 //! - **occupied**: what is really there: from the beginning of a creation until the destruction has ended. A decided
 //!   start begins only when this one has room too.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 /// Bytes of memory limits: see the module.
 #[derive(Debug, Clone)]
@@ -90,24 +93,39 @@ impl Memory {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
 
+/// A line is long once its first has waited for so long.
+const LONG: Duration = Duration::from_secs(1);
+
 /// Who waits for memory, first come first served over all actions. Nothing overtakes: a large need at the head blocks
 /// the small ones behind it, else it would starve.
 ///
-/// Source: apache/openwhisk `ContainerPool.runBuffer`.
+/// That holds while waiting is short. Under more load than the node can take, the line is always full, and whoever is
+/// served first come first served has waited for all of it, also long after the load is over. So in a long line every
+/// other place belongs to the newest: who comes now is served soon, and who came first is served in order, if later.
+///
+/// Source: apache/openwhisk `ContainerPool.runBuffer`; "Fail at Scale" (ACM Queue 13/8, 2015), adaptive LIFO.
 #[derive(Debug)]
 pub struct RunBuffer<A> {
-    tickets: BTreeMap<Ticket, A>,
+    /// And since when they wait.
+    tickets: BTreeMap<Ticket, (A, Instant)>,
     bound: usize,
+    /// The line was long when the newest came.
+    is_long: bool,
+    /// In a long line.
+    newest_is_next: bool,
 }
 
 impl<A: Copy> RunBuffer<A> {
     /// `bound`: how many may wait.
     pub fn new(bound: usize) -> Self {
-        Self { tickets: BTreeMap::new(), bound }
+        Self { tickets: BTreeMap::new(), bound, is_long: false, newest_is_next: true }
     }
 
+    /// Who is served next.
     pub fn head(&self) -> Option<(Ticket, A)> {
-        self.tickets.first_key_value().map(|(ticket, action)| (*ticket, *action))
+        let newest = self.is_long && self.newest_is_next;
+        let next = if newest { self.tickets.last_key_value() } else { self.tickets.first_key_value() };
+        next.map(|(ticket, (action, _))| (*ticket, *action))
     }
 
     pub fn is_empty(&self) -> bool {
@@ -123,11 +141,25 @@ impl<A: Copy> RunBuffer<A> {
         self.tickets.len() > self.bound
     }
 
-    /// Queues a ticket in its order: one that was served in vain comes back to its old place.
-    pub fn insert(&mut self, ticket: Ticket, action: A) {
-        self.tickets.insert(ticket, action);
+    /// Queues the newest ticket.
+    pub fn push(&mut self, ticket: Ticket, action: A, now: Instant) {
+        self.put_back(ticket, action, now);
+        let oldest = self.tickets.first_key_value().map(|(_, (_, since))| *since);
+        self.is_long = oldest.is_some_and(|since| now.duration_since(since) >= LONG);
     }
 
+    /// One that was served in vain comes back to its old place.
+    pub fn put_back(&mut self, ticket: Ticket, action: A, since: Instant) {
+        self.tickets.insert(ticket, (action, since));
+    }
+
+    /// The head has what it waited for.
+    pub fn serve(&mut self, ticket: Ticket) {
+        self.remove(ticket);
+        self.newest_is_next = !self.newest_is_next;
+    }
+
+    /// Who has `ticket` does not wait any more.
     pub fn remove(&mut self, ticket: Ticket) {
         self.tickets.remove(&ticket);
     }
@@ -154,15 +186,34 @@ mod tests {
 
     #[test]
     fn a_ticket_that_comes_back_keeps_its_place() {
-        let mut buffer = RunBuffer::new(2);
-        buffer.insert(Ticket(1), 'a');
-        buffer.insert(Ticket(2), 'b');
-        buffer.remove(Ticket(1));
+        let (mut buffer, now) = (RunBuffer::new(2), Instant::now());
+        buffer.push(Ticket(1), 'a', now);
+        buffer.push(Ticket(2), 'b', now);
+        buffer.serve(Ticket(1));
         assert_eq!(buffer.head(), Some((Ticket(2), 'b')));
-        buffer.insert(Ticket(1), 'a');
+        buffer.put_back(Ticket(1), 'a', now);
         assert_eq!(buffer.head(), Some((Ticket(1), 'a')));
         assert!(!buffer.is_over_full());
-        buffer.insert(Ticket(3), 'c');
+        buffer.push(Ticket(3), 'c', now);
         assert!(buffer.is_over_full());
+    }
+
+    #[test]
+    fn every_other_place_in_a_long_line_belongs_to_the_newest() {
+        let (mut buffer, start) = (RunBuffer::new(10), Instant::now());
+        (1..=3).for_each(|n| buffer.push(Ticket(n), (), start));
+        let serve = |buffer: &mut RunBuffer<()>| {
+            let (Ticket(n), ()) = buffer.head().expect("somebody waits");
+            buffer.serve(Ticket(n));
+            n
+        };
+        assert_eq!(serve(&mut buffer), 1, "in order");
+        buffer.push(Ticket(4), (), start + LONG / 2);
+        assert_eq!(serve(&mut buffer), 2, "in order");
+        (5..=8).for_each(|n| buffer.push(Ticket(n), (), start + LONG));
+        assert_eq!([(); 4].map(|()| serve(&mut buffer)), [8, 3, 7, 4]);
+        // Who came when the line was short waits no more: those that are left were there for half a second.
+        buffer.push(Ticket(9), (), start + LONG + LONG / 2);
+        assert_eq!([(); 3].map(|()| serve(&mut buffer)), [5, 6, 9]);
     }
 }

@@ -251,7 +251,7 @@ impl Pools {
         let Acquire { need, waiter, reply } = message;
         self.decide(|state| {
             // Who closed it before this lock was taken cancelled in vain; who closes it later finds it queued.
-            if reply.is_closed() { Vec::new() } else { state.acquire(need, waiter, reply) }
+            if reply.is_closed() { Vec::new() } else { state.acquire(need, waiter, reply, Instant::now()) }
         });
     }
 

@@ -7,7 +7,8 @@
 //! 3. A start, if the memory is there or can be made by evicting idle containers of any action, the least recently
 //!    used first, but only if that is enough.
 //! 4. The run buffer: first come first served over all actions. While anyone waits there nothing overtakes, not even
-//!    on the warm path, so that a large need is not starved by small ones.
+//!    on the warm path, so that a large need is not starved by small ones. Only in a long line the newest are served, too:
+//!    see [`RunBuffer`].
 //!
 //! Whoever was promised a container that is on its way is *admitted*; a container that becomes free goes to the first
 //! admitted waiter of its action, and a start that thereby is in excess is called off if it has not begun.
@@ -94,7 +95,7 @@ impl<C, W, E> PoolState<C, W, E> {
     }
 
     /// Someone needs a container and found no idle one.
-    pub fn acquire(&mut self, need: Need, waiter: WaiterId, reply: W) -> Effects<C, W, E> {
+    pub fn acquire(&mut self, need: Need, waiter: WaiterId, reply: W, now: Instant) -> Effects<C, W, E> {
         let largest = self.memory.limit().saturating_sub(self.cells.bytes_withheld_from(&need));
         if self.phase != Phase::Open {
             self.effects.push(Effect::Refuse { reply, refusal: Refusal::ShuttingDown });
@@ -105,15 +106,19 @@ impl<C, W, E> PoolState<C, W, E> {
             let ticket = Ticket(self.next_ticket);
             self.next_ticket += 1;
             let id = self.actions.find_or_insert(need);
-            self.actions.get(id).waiters.push_back(Waiter { id: waiter, ticket, reply });
-            self.buffer.insert(ticket, id);
+            self.actions.get(id).waiters.push_back(Waiter { id: waiter, ticket, reply, since: now });
+            self.buffer.push(ticket, id, now);
             self.serve();
-            // The newest ticket is the last: if any is beyond the bound, it is this one.
+            // If any is beyond the bound, it is this one.
             if self.buffer.is_over_full() {
                 self.buffer.remove(ticket);
-                if let Some(last) = self.actions.get(id).waiters.pop_back() {
-                    self.effects.push(Effect::Refuse { reply: last.reply, refusal: Refusal::Full });
+                let waiters = &mut self.actions.get(id).waiters;
+                let at = waiters.iter().rposition(|waiter| waiter.ticket == ticket);
+                if let Some(refused) = at.and_then(|at| waiters.remove(at)) {
+                    self.effects.push(Effect::Refuse { reply: refused.reply, refusal: Refusal::Full });
                 }
+                // In a long line it was the head; what it could not have may be enough for the next.
+                self.serve();
                 self.forget_if_unused(id);
             }
         }

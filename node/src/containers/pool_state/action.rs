@@ -29,6 +29,7 @@ pub(super) struct Waiter<W> {
     pub id: WaiterId,
     pub ticket: Ticket,
     pub reply: W,
+    pub since: Instant,
 }
 
 /// One action of one invoking namespace. Exists as long as it has anything of the below.
@@ -48,7 +49,7 @@ pub(super) struct Action<C, W> {
     pub queued: usize,
     /// Starts that have begun.
     pub creating: usize,
-    /// In order of arrival. The first `admitted` were promised one of the containers that are [`Action::coming`]; the
+    /// In order of arrival, apart from those that a long line let pass. The first `admitted` were promised one of the containers that are [`Action::coming`]; the
     /// others have a ticket in the run buffer.
     pub waiters: VecDeque<Waiter<W>>,
     pub admitted: usize,
@@ -68,6 +69,16 @@ impl<C, W> Action<C, W> {
             creating: 0,
             waiters: VecDeque::new(),
             admitted: 0,
+        }
+    }
+
+    /// Puts who has `ticket` before all who are not admitted.
+    pub fn let_pass(&mut self, ticket: Ticket) {
+        let mut others = self.waiters.iter().skip(self.admitted);
+        if let Some(before @ 1..) = others.position(|waiter| waiter.ticket == ticket)
+            && let Some(waiter) = self.waiters.remove(self.admitted + before)
+        {
+            self.waiters.insert(self.admitted, waiter);
         }
     }
 

@@ -38,9 +38,10 @@ impl<C, W, E> PoolState<C, W, E> {
         self.begin_starts();
     }
 
-    /// The waiter with `ticket`, the first of its action that is not admitted, gets a container or the promise of one.
+    /// The waiter with `ticket`, which is not admitted, gets a container or the promise of one.
     fn admit(&mut self, ticket: Ticket, id: ActionId) -> bool {
         let action = self.actions.get(id);
+        action.let_pass(ticket);
         if let Some(idle) = action.idle.pop() {
             self.memory.not_idle(idle.held.bytes);
             self.hand_to_first(id, idle.held);
@@ -70,7 +71,7 @@ impl<C, W, E> PoolState<C, W, E> {
             action.queued += 1;
             action.admitted += 1;
         }
-        self.buffer.remove(ticket);
+        self.buffer.serve(ticket);
         true
     }
 

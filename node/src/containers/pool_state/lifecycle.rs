@@ -131,7 +131,8 @@ impl<C, W, E> PoolState<C, W, E> {
         let action = self.actions.get(id);
         while action.coming() < action.admitted {
             action.admitted -= 1;
-            self.buffer.insert(action.waiters[action.admitted].ticket, id);
+            let waiter = &action.waiters[action.admitted];
+            self.buffer.put_back(waiter.ticket, id, waiter.since);
         }
         self.serve();
         self.forget_if_unused(id);

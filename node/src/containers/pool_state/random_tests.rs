@@ -158,7 +158,7 @@ impl World {
         let waiter = self.next_waiter;
         self.next_waiter += 1;
         self.waiting.insert(waiter, index);
-        let effects = self.state.acquire(need, WaiterId(waiter), waiter);
+        let effects = self.state.acquire(need, WaiterId(waiter), waiter, self.now);
         self.take_in(effects);
     }
 

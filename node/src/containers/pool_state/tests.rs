@@ -100,7 +100,7 @@ impl Node {
     fn acquire(&mut self, need: &Need) -> WaiterId {
         self.waiters += 1;
         let waiter = WaiterId(self.waiters.into());
-        let effects = self.state.acquire(need.clone(), waiter, self.waiters);
+        let effects = self.state.acquire(need.clone(), waiter, self.waiters, self.now);
         self.did(effects);
         waiter
     }
@@ -274,6 +274,28 @@ fn the_run_buffer_is_bounded() {
     }
     assert_eq!(node.log(), ["start 0 for a", "6 refused Full"]);
     assert_eq!(node.state.report().run_buffer, 4);
+}
+
+#[test]
+fn in_a_long_line_the_newest_are_served_too() {
+    let a = need("a", 100);
+    let mut node = Node::new(state(100));
+    node.acquire(&a);
+    node.started();
+    node.acquire(&a);
+    node.acquire(&a);
+    node.now += Duration::from_secs(1);
+    node.acquire(&a);
+    node.acquire(&a);
+    node.log();
+    let order: Vec<_> = (1..=4)
+        .scan(1, |holder, _| {
+            node.give_back(*holder);
+            *holder = node.leases.first().expect("somebody has it").0;
+            Some(*holder)
+        })
+        .collect();
+    assert_eq!(order, [2, 5, 3, 4]);
 }
 
 #[test]
