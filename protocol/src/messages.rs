@@ -58,6 +58,9 @@ pub fn malformed_query(name: &str, reason: impl Display) -> String {
 /// Ours: upstream has no bound on the memory of bodies.
 pub const NO_ROOM_FOR_BODY: &str = "The server has no memory for large requests now: too many came at once.";
 
+/// Ours: upstream gives a request 65 s in all, and then the status alone.
+pub const BODY_TOO_SLOW: &str = "The body of the request took too long to arrive.";
+
 /// `found`: the request's media type as sent, with its charset.
 pub fn unsupported_content_type(found: &str) -> String {
     format!("The request's Content-Type [{found}] is not supported. Expected:\napplication/json")

@@ -66,9 +66,10 @@ fn chunks(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
 }
 
 /// Why the node may be unable to serve a request that it would serve at another time.
-const REASONS: [&str; 4] = [
+const REASONS: [&str; 5] = [
     "System is overloaded, try again later.",
     "The server has no memory for large requests now: too many came at once.",
+    "The body of the request took too long to arrive.",
     // What must be on disk first was not in time, on a machine that does much else.
     "is still running, not yet recorded.",
     "The server is currently unavailable (because it is overloaded or down for maintenance).",

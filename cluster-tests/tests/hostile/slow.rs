@@ -187,15 +187,19 @@ fn two_thousand_slow_connections_do_not_stop_others() {
     });
     // Most of them were told why.
     let timed_out = "The server timed out waiting for the request.";
+    let body_too_slow = "The body of the request took too long to arrive.";
     for habit in HABITS.into_iter().filter(|habit| *habit != Habit::NoReader) {
         let of_habit: Vec<&Slow> = slow.iter().filter(|slow| slow.habit == habit).collect();
         let told = of_habit.iter().filter(|slow| {
             let answers = answers::parse(&slow.answered).expect("whole answers");
             answers.iter().for_each(|answer| answer.check().expect("the form of answers"));
             answers.last().is_some_and(|last| {
-                let is_refusal = last.status == 408 && last.body.contains(timed_out)
-                    // Those that waited for memory behind the others of their namespace.
-                    || habit == Habit::SlowLargeBody && last.status == 503;
+                let is_refusal = match habit {
+                    Habit::SlowBody => last.status == 503 && last.body.contains(body_too_slow),
+                    // Or it waited for memory behind the others of its namespace.
+                    Habit::SlowLargeBody => last.status == 503,
+                    _ => last.status == 408 && last.body.contains(timed_out),
+                };
                 is_refusal && last.is_last()
             })
         });

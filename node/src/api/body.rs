@@ -167,7 +167,7 @@ impl Body {
     /// Reads JSON of at most `limit` bytes for `namespace`. Without content type there must be no body.
     ///
     /// # Errors
-    /// Another content type (415), too large (413, before it is read beyond the limit), too slow (408), no room (503).
+    /// Another content type (415), too large (413, before it is read beyond the limit), too slow (503), no room (503).
     pub async fn json(&mut self, namespace: &EntityName, limit: ByteSize) -> Result<ReadBody, ApiError> {
         if let ContentType::Other(found) = &self.content_type {
             return Err(unsupported(found));
@@ -175,7 +175,7 @@ impl Body {
         self.check_declared(limit)?;
         let room = self.budget.reserve(namespace, self.declared.unwrap_or(0)).await?;
         let read = timeout(self.budget.patience, self.read(namespace, limit, room)).await;
-        let body = read.unwrap_or_else(|_| Err(ApiError::default_of(ErrorCode::RequestTimeout)))?;
+        let body = read.unwrap_or_else(|_| Err(ApiError::unavailable(messages::BODY_TOO_SLOW)))?;
         match self.content_type {
             ContentType::Absent if !body.bytes.is_empty() => Err(unsupported("application/octet-stream")),
             _ => Ok(body),
