@@ -157,8 +157,8 @@ fn accepted_work_runs_what_is_there_when_its_turn_comes() {
     });
     let user = node.user("it-turns");
     let plain = json!({"exec": {"kind": "nodejs:20", "code": "x"}});
-    // Longer than all that follows takes on a machine that has much else to do.
-    script(&user, "slow", json!({"after_ms": 8000}));
+    let seen = super::data_dir().join("it-turns-all-is-done");
+    script(&user, "slow", json!({"until": seen}));
     for name in ["changed", "deleted", "replaced"] {
         user.action(name, &plain);
     }
@@ -174,6 +174,7 @@ fn accepted_work_runs_what_is_there_when_its_turn_comes() {
     user.delete("actions/replaced").ok();
     user.put("packages/replaced", &json!({})).ok();
     assert_eq!(user.get("activations").ok(), json!([]), "all of this was done while the first ran");
+    std::fs::write(&seen, []).expect("the first may end");
 
     let record = |id: &Value| user.record(id.as_str().expect("an id"));
     assert_eq!(record(&slow)["response"]["success"], true);

@@ -8,6 +8,7 @@ use std::{
     collections::VecDeque,
     convert::Infallible,
     os::unix::net::UnixStream,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -72,6 +73,8 @@ pub struct Script {
 pub struct Step {
     /// Instead of the configured time.
     pub after_ms: Option<u64>,
+    /// It goes on until this file is there, too.
+    pub until: Option<PathBuf>,
     /// Lines to write.
     pub stdout: Vec<String>,
     pub stderr: Vec<String>,
@@ -349,6 +352,9 @@ impl Process {
             self.write(Stream::Stderr, line);
         }
         take(step.after_ms.map_or(time, Duration::from_millis)).await;
+        while step.until.as_ref().is_some_and(|file| !file.exists()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         // The same goes for a process that was frozen while it ran.
         if self.paused.wait_for(|paused| !paused).await.is_err() {
             return false;
