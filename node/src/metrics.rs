@@ -30,7 +30,7 @@ pub fn registry(node_name: &str, started_ms: u64) -> Registry {
 
 /// Adds the metrics of the store.
 pub fn register_store(registry: &mut Registry, store: Store) {
-    registry.register_collector(Box::new(Flushes(store)));
+    registry.register_collector(Box::new(Stored(store)));
 }
 
 /// Adds what is under way at the moment of each look.
@@ -81,21 +81,23 @@ impl Collector for Process {
     }
 }
 
-struct Flushes(Store);
+struct Stored(Store);
 
-impl fmt::Debug for Flushes {
+impl fmt::Debug for Stored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Flushes")
+        f.write_str("Stored")
     }
 }
 
-impl Collector for Flushes {
+impl Collector for Stored {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let stats = self.0.flush_stats();
         for (metric, value) in [(list::FLUSHES, stats.flushes), (list::FLUSHED, stats.entries)] {
             ConstCounter::new(value).encode(metric.encode(&mut encoder)?)?;
         }
-        Ok(())
+        let space = self.0.space();
+        gauge(&mut encoder, &list::DISK_FREE, space.free_bytes() as f64)?;
+        gauge(&mut encoder, &list::DISK_SHORT, f64::from(u8::from(space.was_short())))
     }
 }
 

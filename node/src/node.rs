@@ -179,7 +179,8 @@ impl Node {
         // State, and the caches that hear of all changes from the first entry on.
         let store_dir = data_dir.join("store");
         let key = DataKey::open(data_dir, store_dir.exists())?;
-        let store = Store::open(&store_dir, raft_store::Options::default())?;
+        let options = raft_store::Options { min_free: config.min_free_disk.bytes(), ..raft_store::Options::default() };
+        let store = Store::open(&store_dir, options)?;
         let directory = Arc::new(Directory::load(store.meta())?);
         let entity_caches = Arc::new(EntityCaches::default());
         let observer = Arc::new(Caches { entities: Arc::clone(&entity_caches), directory: Arc::clone(&directory) });
@@ -216,6 +217,8 @@ impl Node {
             .map_err(NodeError::io("cannot start the actors' thread"))?;
 
         // Invocation.
+        let records = Records::new(groups.clone(), opened.session);
+        metrics::list::RECORDS_DROPPED.register(&mut registry, records.dropped().clone());
         let keys = Arc::new(Authenticator::new(directory, key.clone(), config.auth.failed_logins_per_minute));
         let invoker = Invoker::new(Parts {
             config: InvokeConfig::new(&config.activations),
@@ -224,7 +227,7 @@ impl Node {
             entities: entities.clone(),
             keys: keys.clone(),
             pools: pools.clone(),
-            records: Records::new(groups.clone(), opened.session),
+            records,
             metrics: ActivationMetrics::register(&mut registry),
             background: work.handle().clone(),
         });

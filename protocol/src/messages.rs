@@ -106,6 +106,10 @@ pub fn named_resource_does_not_exist(name: impl Display) -> String {
     format!("The requested resource '{name}' does not exist.")
 }
 
+/// Ours: upstream's database is another machine.
+pub const DISK_FULL: &str =
+    "The disk of this node is full: nothing can be written or accepted until there is room again.";
+
 /// `names`: without a leading slash, sorted, joined by `, `.
 pub fn not_authorized(names: impl Display) -> String {
     format!("The supplied authentication is not authorized to access '{names}'.")

@@ -2,7 +2,7 @@
 //!
 //! # Map
 //! - [`Store`] (`store.rs`): opens the directory and hands out the parts of each group. `options.rs`, `data_version.rs`,
-//!   `wal.rs` (torn tail or damage?) belong to opening.
+//!   `wal.rs` (torn tail or damage?) belong to opening, `space.rs` (is the disk full?) to running.
 //! - `log_store.rs`, `flusher.rs`: entries and votes; one fsync for all groups that wait.
 //! - `state_machine.rs`, [`apply`]: entries become state, atomically; the rules are pure functions.
 //! - `snapshot.rs`: sent, received and installed without ever being whole in memory.
@@ -44,6 +44,7 @@ mod options;
 mod query;
 mod recent;
 mod snapshot;
+mod space;
 mod state_machine;
 mod store;
 mod types;
@@ -59,6 +60,7 @@ pub use log_store::{EntryTooLarge, LogStore, READ_BYTES, check_size};
 pub use options::{Faults, InstallStage, Options};
 pub use query::{ActivationQuery, MetaReader, OpenSession, ShardReader, Stored, Unfinished};
 pub use snapshot::{CHUNK_BYTES, SnapshotData, SnapshotReceiver};
+pub use space::Space;
 pub use state_machine::{SnapshotBuilder, StateMachine};
 pub use store::{Observer, StillOpen, Store};
 pub use types::{

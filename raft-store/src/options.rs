@@ -21,13 +21,21 @@ pub struct Options {
     pub write_buffer: usize,
     /// Bytes of write-ahead log after which the oldest data in it is flushed. Also bounds the time of a restart.
     pub max_wal: u64,
+    /// With less bytes free than this the disk is short: [`crate::Space`]. 0: nobody looks.
+    pub min_free: u64,
     /// Faults for tests.
     pub faults: Faults,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { block_cache: 16 << 20, write_buffer: 16 << 20, max_wal: 64 << 20, faults: Faults::default() }
+        Self {
+            block_cache: 16 << 20,
+            write_buffer: 16 << 20,
+            max_wal: 64 << 20,
+            min_free: 0,
+            faults: Faults::default(),
+        }
     }
 }
 

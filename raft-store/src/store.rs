@@ -30,6 +30,7 @@ use crate::{
     query::{MetaReader, ShardReader},
     recent::Recent,
     snapshot::SnapshotReceiver,
+    space::Space,
     state_machine::StateMachine,
     types::GroupId,
     view::{Frozen, Live, View},
@@ -72,6 +73,7 @@ pub(crate) struct Inner {
     pub db: Arc<DB>,
     groups: Mutex<HashMap<u32, Arc<Group>>>,
     pub options: Options,
+    pub space: Space,
     _lock: File,
 }
 
@@ -108,6 +110,8 @@ impl Store {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
         let lock = lock(dir)?;
         refuse_headless(dir)?;
+        // Before anything is written: what is reserved for a start on a full disk is given up now.
+        let space = Space::watch(dir, options.min_free).map_err(io)?;
         if let Some(torn) = wal::drop_torn_tail(dir)? {
             tracing::warn!(
                 file = %torn.file.display(), offset = torn.offset, dropped_bytes = torn.dropped, cause = torn.cause,
@@ -118,7 +122,7 @@ impl Store {
         data_version::check(&db, dir)?;
         let db = Arc::new(db);
         let flusher = Flusher::start(db.clone(), options.faults.clone()).map_err(io)?;
-        let inner = Inner { flusher, db, groups: Mutex::default(), options, _lock: lock };
+        let inner = Inner { flusher, db, groups: Mutex::default(), options, space, _lock: lock };
         inner.load_groups().map_err(|source| OpenError::Store { dir: dir.to_owned(), source })?;
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -167,6 +171,11 @@ impl Store {
             }
             thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// The room on the disk.
+    pub fn space(&self) -> &Space {
+        &self.inner.space
     }
 
     /// How many syncs made how many entries durable.

@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     socket::{SOCKET, connect},
-    status::{BackendStatus, SessionStatus, Status, StatusSource},
+    status::{BackendStatus, DiskStatus, SessionStatus, Status, StatusSource},
 };
 use crate::{
     auth::{Credentials, IdentityEntry, LimitsUpdate, NamespaceCredentials, NewUser, UserError, Users},

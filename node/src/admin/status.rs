@@ -23,6 +23,7 @@ pub struct Status {
     /// Milliseconds since the process started.
     pub uptime_ms: u64,
     pub data_dir: PathBuf,
+    pub disk: DiskStatus,
     pub api_addr: String,
     /// The guest key works.
     pub dev: bool,
@@ -33,6 +34,16 @@ pub struct Status {
     pub cluster_id: String,
     pub groups: Vec<GroupReport>,
     pub sessions: Vec<SessionStatus>,
+}
+
+/// The disk of the data directory.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DiskStatus {
+    pub free_bytes: u64,
+    /// With less nothing new is written or accepted.
+    pub min_free_bytes: u64,
+    /// There is less, or was a moment ago.
+    pub is_short: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -70,6 +81,7 @@ impl StatusSource {
     /// # Errors
     /// [`StoreError`] if that fails.
     pub fn collect(&self) -> Result<Status, StoreError> {
+        let space = self.groups.store().space();
         let sessions = self.groups.store().meta().sessions()?;
         let sessions = sessions.into_iter().map(|open| SessionStatus {
             node: open.session.node.0,
@@ -83,6 +95,11 @@ impl StatusSource {
             pid: std::process::id(),
             uptime_ms: clock::unix_ms().saturating_sub(self.started_ms),
             data_dir: self.config.data_dir.clone(),
+            disk: DiskStatus {
+                free_bytes: space.free_bytes(),
+                min_free_bytes: space.min_free_bytes(),
+                is_short: space.was_short(),
+            },
             api_addr: self.api_addr.to_string(),
             dev: self.config.dev,
             resident_bytes: metrics::resident_bytes(),

@@ -172,6 +172,7 @@ impl From<InvokeError> for ApiError {
             InvokeError::BacklogFull { .. } => ErrorCode::TooManyRequests,
             InvokeError::TooLarge => ErrorCode::TooLarge,
             InvokeError::Overloaded
+            | InvokeError::NoSpace
             | InvokeError::NotRecorded(_)
             | InvokeError::StillRunning(_)
             | InvokeError::Stopping => ErrorCode::Unavailable,

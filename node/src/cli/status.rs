@@ -18,7 +18,12 @@ fn render(status: &Status) -> String {
     let drains = if status.containers.draining { ", draining: takes no new work" } else { "" };
     lines.add("up", format!("{}{drains}", duration(status.uptime_ms)));
     lines.add("API", format!("http://{}/api/v1", status.api_addr));
-    lines.add("data", status.data_dir.display().to_string());
+    let disk = &status.disk;
+    lines.add("data", format!("{}, {} free", status.data_dir.display(), mib(disk.free_bytes)));
+    if disk.is_short {
+        let text = "the disk is almost full: nothing new is written or accepted while less than";
+        lines.add("WARNING", format!("{text} {} are free", mib(disk.min_free_bytes)));
+    }
     lines.add("cluster", status.cluster_id.clone());
     if let Some(bytes) = status.resident_bytes {
         lines.add("memory", format!("{} for the node itself", mib(bytes)));
@@ -102,7 +107,7 @@ fn duration(ms: u64) -> String {
 mod tests {
     use super::*;
     use crate::{
-        admin::{BackendStatus, SessionStatus},
+        admin::{BackendStatus, DiskStatus, SessionStatus},
         cluster::raft::GroupReport,
         containers::report::{ActionReport, PoolReport, PrewarmReport},
     };
@@ -116,6 +121,7 @@ mod tests {
             pid: 7,
             uptime_ms: 3_723_000,
             data_dir: "whisp-data".into(),
+            disk: DiskStatus { free_bytes: 100 << 20, min_free_bytes: 256 << 20, is_short: true },
             api_addr: "127.0.0.1:3233".to_owned(),
             dev: true,
             resident_bytes: Some(50 << 20),
@@ -161,7 +167,8 @@ mod tests {
 node        here (id 1), whisp 0.1.0, process 7, dev: everybody knows the guest key
 up          1 h 2 min
 API         http://127.0.0.1:3233/api/v1
-data        whisp-data
+data        whisp-data, 100 MB free
+WARNING     the disk is almost full: nothing new is written or accepted while less than 256 MB are free
 cluster     c
 memory      50 MB for the node itself
 back end    process: nodejs:20 python:3.11

@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use protocol::limits::SystemLimits;
+use protocol::{ByteSize, limits::SystemLimits};
 use serde::Deserialize;
 
 use crate::entities::encryption::Keyring;
@@ -42,6 +42,9 @@ pub struct Config {
     /// Everything that the node keeps: the store, action code, its data key, the admin socket. One process at a time
     /// owns it. Default `whisp-data` in the working directory.
     pub data_dir: PathBuf,
+    /// With less than this free on the disk of the data directory, nothing new is written or accepted; 0: nobody looks, and
+    /// a full disk ends the node. Default `256MB`.
+    pub min_free_disk: ByteSize,
     /// What logs, `whisp status` and lost activations call this node. Default: the machine's host name.
     pub node_name: String,
     /// For trying things out on one's own machine: the well-known `guest` key works, and a missing layer of the sandbox
@@ -94,6 +97,7 @@ impl ConfigError {
 #[serde(deny_unknown_fields, default)]
 struct Written {
     data_dir: Option<PathBuf>,
+    min_free_disk: Option<HumanSize>,
     node_name: Option<String>,
     dev: Option<bool>,
     log_format: Option<LogFormat>,
@@ -119,6 +123,9 @@ pub struct Overrides {
     pub unsafe_no_sandbox: Option<bool>,
     pub memory: Option<HumanSize>,
 }
+
+/// With less the store could not even end what it has begun: it writes tables of up to 16 MB beside its log.
+const LEAST_FREE_DISK: ByteSize = ByteSize::mib(32);
 
 /// Where the data lies unless someone says otherwise.
 pub const DEFAULT_DATA_DIR: &str = "whisp-data";
@@ -163,6 +170,7 @@ impl Written {
     fn checked(self) -> Result<Config, ConfigError> {
         let config = Config {
             data_dir: self.data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into()),
+            min_free_disk: self.min_free_disk.map_or(ByteSize::mib(256), ByteSize::from),
             node_name: self.node_name.unwrap_or_else(host_name),
             dev: self.dev.unwrap_or(false),
             log_format: self.log_format.unwrap_or_default(),
@@ -178,6 +186,13 @@ impl Written {
         if config.node_name.is_empty() || config.node_name.len() > 64 || config.node_name.contains(char::is_control) {
             return Err(ConfigError::invalid("node_name", "must have 1 to 64 bytes and no control characters"));
         }
+        if config.min_free_disk != ByteSize(0) && config.min_free_disk < LEAST_FREE_DISK {
+            let least = LEAST_FREE_DISK.as_mib();
+            return Err(ConfigError::invalid(
+                "min_free_disk",
+                format!("must be at least {least} MB, or 0MB for no bound"),
+            ));
+        }
         // The guest key is public: whoever reaches the API with it may run code here.
         if config.dev && !config.http.api_addr.ip().is_loopback() {
             return Err(ConfigError::invalid(
@@ -188,7 +203,7 @@ impl Written {
                 ),
             ));
         }
-        let needed = protocol::ByteSize::mib(config.limits.memory_mb.standard.into());
+        let needed = ByteSize::mib(config.limits.memory_mb.standard.into());
         if config.containers.memory < needed {
             return Err(ConfigError::invalid(
                 "containers.memory",

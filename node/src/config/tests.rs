@@ -100,6 +100,7 @@ fn nonsense_is_refused_by_name() {
             "[parameter_storage]\nkeys = { \"aes-128\" = \"c2hvcnQ=\" }",
             "parameter_storage.keys: the key 'aes-128' is not base64 of 16 bytes",
         ),
+        ("min_free_disk = \"31MB\"", "min_free_disk: must be at least 32 MB"),
         ("node_name = \"\"", "node_name"),
         ("dev = true\n[http]\napi_addr = \"0.0.0.0:3233\"", "loopback"),
     ] {

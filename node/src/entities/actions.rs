@@ -58,6 +58,8 @@ impl Entities {
     /// # Errors
     /// What `PUT` refuses after its body was decoded.
     pub async fn put_action(&self, name: FullyQualifiedName, put: PutAction) -> Result<ActionWithCode, EntityError> {
+        // Before large code is: that is not part of the write.
+        self.check_room()?;
         let limits = self.limits(&name.path.namespace).await?;
         let (action, code, txn) = self
             .reading(move |entities| {

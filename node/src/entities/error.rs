@@ -1,5 +1,7 @@
 //! Why something about entities could not be done.
 
+use std::io;
+
 use protocol::{ErrorCode, error::Malformed, messages};
 use raft_store::StoreError;
 
@@ -17,10 +19,13 @@ pub enum EntityError {
     #[error("the write was not done: {0}")]
     Propose(#[from] ProposeError),
     #[error("action code: {0}")]
-    Blob(#[from] BlobError),
+    Blob(BlobError),
     /// A stored value makes no sense; names it.
     #[error("stored value is corrupted: {0}")]
     Corrupted(String),
+    /// Nothing new is written until there is room on the disk.
+    #[error("the disk is almost full")]
+    NoSpace,
     #[error("{0}")]
     Unavailable(String),
     #[error("{0}")]
@@ -55,7 +60,7 @@ impl EntityError {
             Self::Refused(code, _) => *code,
             Self::Store(_) | Self::Blob(_) | Self::Corrupted(_) | Self::Internal(_) => ErrorCode::Internal,
             Self::Propose(ProposeError::TooLarge { .. }) => ErrorCode::TooLarge,
-            Self::Propose(_) | Self::Unavailable(_) => ErrorCode::Unavailable,
+            Self::Propose(_) | Self::NoSpace | Self::Unavailable(_) => ErrorCode::Unavailable,
         }
     }
 
@@ -64,7 +69,17 @@ impl EntityError {
         match self {
             Self::Refused(_, text) => text,
             Self::Corrupted(_) => messages::CORRUPTED,
+            Self::NoSpace => messages::DISK_FULL,
             other => messages::default_text(other.code()),
+        }
+    }
+}
+
+impl From<BlobError> for EntityError {
+    fn from(error: BlobError) -> Self {
+        match error {
+            BlobError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => Self::NoSpace,
+            other => Self::Blob(other),
         }
     }
 }

@@ -104,8 +104,15 @@ impl Entities {
         &self.0.keyring
     }
 
+    /// Refuses what would be written to a disk that is almost full. Users and limits are not refused: they are few, and a key
+    /// may have to be blocked at any time.
+    fn check_room(&self) -> Result<(), EntityError> {
+        if self.0.groups.store().space().is_short() { Err(EntityError::NoSpace) } else { Ok(()) }
+    }
+
     /// Does `txn` if its conditions hold. `Err` inside: the index of the one that did not.
     async fn write(&self, txn: MetaTxn) -> Result<Result<Revision, u32>, EntityError> {
+        self.check_room()?;
         match self.0.groups.propose_meta(MetaCommand::Write(txn)).await? {
             MetaReply::Written { revision } => Ok(Ok(revision)),
             MetaReply::ConditionFailed { index } => Ok(Err(index)),

@@ -16,6 +16,7 @@ use protocol::{
     command::{Accept, AcceptedWork, ShardOp, ShardReply},
     messages,
 };
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     InvokeError, Invoked, Invoker, failure, never_ran, no_container, pool_key,
@@ -29,7 +30,7 @@ use crate::{
         raft::ProposeError,
         session::{self, Waiting},
     },
-    containers::{Lease, PoolKey},
+    containers::{AcquireError, Lease, PoolKey},
     entities::{EntityError, resolved::ResolvedAction},
     telemetry::{Transaction, in_this_transaction, in_transaction},
 };
@@ -91,8 +92,16 @@ impl Drop for Asking {
 
 impl Invoker {
     /// Makes `work` durable and answers; it is placed afterwards. Not to be dropped between the two: that would strand the
-    /// work.
-    pub(super) async fn accept(self, work: AcceptedWork, action: Arc<ResolvedAction>) -> Result<Invoked, InvokeError> {
+    /// work. `_room` is for its arguments, which are not kept here.
+    pub(super) async fn accept(
+        self,
+        work: AcceptedWork,
+        action: Arc<ResolvedAction>,
+        _room: Option<OwnedSemaphorePermit>,
+    ) -> Result<Invoked, InvokeError> {
+        if self.space().is_short() {
+            return Err(InvokeError::NoSpace);
+        }
         let id = work.activation_id;
         let key = (work.namespace.clone(), work.action.clone());
         // With a container in hand one command does both: accept and start.
@@ -140,8 +149,9 @@ impl Invoker {
         let record = never_ran(work, action, response);
         let invoker = self.clone();
         self.background(async move {
-            let place = invoker.0.parts.records.place(&record).await;
-            invoker.0.parts.records.finish(Arc::new(record), false, place).await;
+            if let Some(place) = invoker.0.parts.records.place(&record, true).await {
+                invoker.0.parts.records.finish(Arc::new(record), false, place).await;
+            }
         });
     }
 
@@ -299,7 +309,7 @@ impl Invoker {
             biased;
             // Nothing is started for what will not run.
             () = self.0.stopping.cancelled() => return None,
-            asked = self.container(work, action) => asked,
+            asked = self.container_and_room(work, action) => asked,
         };
         let error = match asked {
             Ok(lease) => return Some(lease),
@@ -310,6 +320,18 @@ impl Invoker {
             self.finish(work, never_ran(work, action, response)).await;
         }
         None
+    }
+
+    /// A container, once there is room for the record, too. Whoever needs none may have the container until then.
+    async fn container_and_room(&self, work: &AcceptedWork, action: &ResolvedAction) -> Result<Lease, AcquireError> {
+        loop {
+            self.space().room().await;
+            let lease = self.container(work, action).await?;
+            if !self.space().was_short() {
+                return Ok(lease);
+            }
+            lease.give_back();
+        }
     }
 
     async fn read(&self, waiting: Waiting) -> Option<AcceptedWork> {
@@ -346,7 +368,7 @@ impl Invoker {
 
     /// The container takes what waits next for the same action, until its turn is over.
     fn pass_on(&self, held: Held) {
-        let over = held.turn.since.elapsed() >= TURN || self.is_stopping();
+        let over = held.turn.since.elapsed() >= TURN || self.is_stopping() || self.space().was_short();
         match if over { None } else { self.0.accepted.next(&held.turn.key) } {
             Some(waiting) => {
                 let invoker = self.clone();
@@ -364,8 +386,9 @@ impl Invoker {
     async fn finish(&self, work: &AcceptedWork, record: protocol::Activation) {
         self.0.parts.metrics.ended(&record);
         let store = self.stores(self.0.parts.config.store_accepted, work, &record.response);
-        let place = self.0.parts.records.place(&record).await;
-        self.0.parts.records.finish(Arc::new(record), store, place).await;
+        if let Some(place) = self.0.parts.records.place(&record, true).await {
+            self.0.parts.records.finish(Arc::new(record), store, place).await;
+        }
     }
 
     fn session(&self) -> SessionId {

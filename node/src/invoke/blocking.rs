@@ -12,7 +12,10 @@ use protocol::{
     Activation,
     command::{AcceptedWork, ShardReply},
 };
-use tokio::{sync::oneshot, time::sleep_until};
+use tokio::{
+    sync::{OwnedSemaphorePermit, oneshot},
+    time::sleep_until,
+};
 
 use super::{
     InvokeError, Invoked, Invoker,
@@ -35,10 +38,11 @@ impl Invoker {
         &self,
         work: Box<AcceptedWork>,
         action: Arc<ResolvedAction>,
+        room: Option<OwnedSemaphorePermit>,
         wait: Duration,
     ) -> Outcome {
         let (early, accepted_meanwhile) = oneshot::channel();
-        let run = self.clone().blocking(work, action, Instant::now() + wait, early);
+        let run = self.clone().blocking(work, action, room, Instant::now() + wait, early);
         tokio::select! {
             biased;
             outcome = DetachOnDrop::new(run, &self.0.tasks) => outcome,
@@ -47,11 +51,12 @@ impl Invoker {
         }
     }
 
-    /// `early` hears what becomes of work that still runs at `deadline`.
+    /// `early` hears what becomes of work that still runs at `deadline`. `room`: for its arguments.
     async fn blocking(
         self,
         work: Box<AcceptedWork>,
         action: Arc<ResolvedAction>,
+        room: Option<OwnedSemaphorePermit>,
         deadline: Instant,
         early: oneshot::Sender<Outcome>,
     ) -> Outcome {
@@ -64,7 +69,7 @@ impl Invoker {
             None => match Box::pin(pools.acquire(need(&work, &action), Some(deadline))).await {
                 Ok(lease) => lease,
                 // Not started and the caller's patience is over: it becomes accepted work.
-                Err(AcquireError::Deadline) => return Box::pin(self.accept(*work, action)).await,
+                Err(AcquireError::Deadline) => return Box::pin(self.accept(*work, action, room)).await,
                 Err(error) => match no_container(&work, &error) {
                     Some(response) => return Ok(self.end_without_run(&work, never_ran(&work, &action, response))),
                     None => return Err(error.into()),
@@ -78,6 +83,9 @@ impl Invoker {
         let accepted = AtomicBool::new(false);
         let mut late = std::pin::pin!(async {
             sleep_until(deadline.into()).await;
+            if self.space().is_short() {
+                return Err(InvokeError::StillRunning(work.activation_id));
+            }
             accepted.store(true, Ordering::Relaxed);
             Box::pin(self.accept_started(&work, &action)).await
         });
@@ -129,8 +137,9 @@ impl Invoker {
             let records = self.0.parts.records.clone();
             let record = Arc::clone(&record);
             self.0.tasks.spawn(in_this_transaction(async move {
-                let place = records.place(&record).await;
-                records.finish(record, true, place).await;
+                if let Some(place) = records.place(&record, false).await {
+                    records.finish(record, true, place).await;
+                }
             }));
         }
         Invoked::Done(record)

@@ -16,6 +16,8 @@ use protocol::{
     Activation, ActivationId, ActivationStatus, RawJson, SessionId, TransactionId, activation::Response,
     command::AcceptedWork, identity::Identity, messages,
 };
+use raft_store::Space;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use detach::DetachOnDrop;
@@ -34,6 +36,10 @@ use crate::{
     entities::{Entities, resolved::ResolvedAction},
 };
 
+/// Bytes of arguments that calls may hold together while they wait and run. Their bodies were counted by whoever read them.
+const ARGUMENT_BYTES: usize = 128 << 20;
+/// Arguments up to this size are not counted; connections bound them.
+const UNCOUNTED: usize = 16 << 10;
 /// Pause before a full node is asked again.
 const FULL_PAUSE: Duration = Duration::from_millis(100);
 
@@ -76,6 +82,9 @@ pub enum InvokeError {
     /// Nothing ran: arguments and stored parameters together are more than an entry of the log.
     #[error("{}", messages::default_text(protocol::ErrorCode::TooLarge))]
     TooLarge,
+    /// Nothing ran.
+    #[error("{}", messages::DISK_FULL)]
+    NoSpace,
     /// Nothing ran.
     #[error("The activation could not be recorded: {0}")]
     NotRecorded(String),
@@ -133,6 +142,7 @@ struct Inner {
     /// Every invocation under way; a drain waits for it.
     tasks: TaskTracker,
     accepted: queues::Queues,
+    arguments: Arc<Semaphore>,
     /// Cancelled when nothing is placed any more.
     stopping: CancellationToken,
 }
@@ -143,6 +153,7 @@ impl Invoker {
             parts,
             tasks: TaskTracker::new(),
             accepted: queues::Queues::default(),
+            arguments: Arc::new(Semaphore::new(ARGUMENT_BYTES)),
             stopping: CancellationToken::new(),
         }))
     }
@@ -158,6 +169,7 @@ impl Invoker {
         if self.is_stopping() {
             return Err(InvokeError::Stopping);
         }
+        let room = self.room_for(&invocation.arguments)?;
         let id = ActivationId::new(clock::unix_ms());
         let Invocation { identity, action, arguments, init_env, blocking, transaction_id, received_ms, extra_logging } =
             invocation;
@@ -177,18 +189,35 @@ impl Invoker {
             extra_logging,
         };
         match blocking {
-            None => DetachOnDrop::new(self.clone().accept(work, action), &self.0.tasks).await,
-            Some(wait) => self.run_blocking(Box::new(work), action, wait).await,
+            None => DetachOnDrop::new(self.clone().accept(work, action, room), &self.0.tasks).await,
+            Some(wait) => self.run_blocking(Box::new(work), action, room, wait).await,
         }
+    }
+
+    /// Memory for `arguments`; `None`: they need none.
+    fn room_for(&self, arguments: &RawJson) -> Result<Option<OwnedSemaphorePermit>, InvokeError> {
+        let bytes = arguments.as_str().len();
+        if bytes <= UNCOUNTED {
+            return Ok(None);
+        }
+        // Merged with what is stored they are a few megabytes at most.
+        let room = Arc::clone(&self.0.arguments).try_acquire_many_owned(bytes.min(ARGUMENT_BYTES) as u32);
+        room.map(Some).map_err(|_| InvokeError::Overloaded)
     }
 
     /// Accepted work that has not started stays in its shard from now on, for the next process.
     pub fn stop_placing(&self) {
         self.0.stopping.cancel();
+        self.0.parts.records.stop_holding();
     }
 
     fn is_stopping(&self) -> bool {
         self.0.stopping.is_cancelled()
+    }
+
+    /// The room on the disk.
+    fn space(&self) -> &Space {
+        self.0.parts.groups.store().space()
     }
 
     /// Waits until no invocation is under way and all records are committed. New ones must have stopped coming.

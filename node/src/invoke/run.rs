@@ -322,7 +322,10 @@ pub(super) async fn end(
     invoker.0.parts.metrics.ended(&record);
     let records = &invoker.0.parts.records;
     // Before the container is free again, so that work cannot outrun the disk.
-    let place = if ending.store || ending.accepted { Some(records.place(&record).await) } else { None };
+    let place = match ending {
+        Ending { accepted: false, store: false } => None,
+        Ending { accepted, .. } => records.place(&record, accepted).await,
+    };
     match lease {
         Some(lease) if reusable => free(lease),
         // Destroyed, if there is one.

@@ -301,13 +301,13 @@ async fn records_that_wait_are_bounded_by_their_bytes() {
     };
     let large = Activation { logs: vec!["l".repeat(1 << 20); 40], ..small.clone() };
     let records = &rig.parts().records;
-    let first = records.place(&large).await;
-    let second = records.place(&large);
+    let first = records.place(&large, false).await;
+    let second = records.place(&large, false);
     assert!(tokio::time::timeout(Duration::from_millis(50), second).await.is_err(), "80 MiB do not wait");
-    let beside = tokio::time::timeout(PATIENCE, records.place(&small)).await;
+    let beside = tokio::time::timeout(PATIENCE, records.place(&small, false)).await;
     assert!(beside.is_ok(), "but small ones do beside it");
     drop((first, beside));
-    drop(tokio::time::timeout(PATIENCE, records.place(&large)).await.expect("the first one is written"));
+    drop(tokio::time::timeout(PATIENCE, records.place(&large, false)).await.expect("the first one is written"));
     rig.stop().await;
 }
 
@@ -374,5 +374,29 @@ async fn a_panic_ends_its_activation_in_a_record_and_nothing_else() {
     }
     assert_eq!(waited_for, [ActivationStatus::WhiskError, ActivationStatus::Success]);
     rig.until("no container of a panic to be left", async |rig| rig.backend.alive() == 1).await;
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn arguments_in_memory_are_bounded_by_their_bytes() {
+    let rig = Rig::start(1).await;
+    let action = rig.action("any", 0).await;
+    let with = |bytes: usize, blocking| {
+        let mut call = rig.invocation(&action, blocking);
+        call.arguments = RawJson::from(json!({ "text": "x".repeat(bytes) }));
+        rig.invoker.invoke(call)
+    };
+    let others = Arc::clone(&rig.invoker.0.arguments).try_acquire_many_owned((ARGUMENT_BYTES - (64 << 10)) as u32);
+    for blocking in [None, Some(PATIENCE)] {
+        let refused = with(100 << 10, blocking).await;
+        assert!(matches!(refused, Err(InvokeError::Overloaded)), "{refused:?}");
+        with(UNCOUNTED / 2, blocking).await.expect("little is not counted");
+        // One after another there is room for any number.
+        for _ in 0..3 {
+            with(40 << 10, blocking).await.expect("there is room for one");
+        }
+    }
+    drop(others.expect("nobody else has any"));
+    with(100 << 10, None).await.expect("there is room again");
     rig.stop().await;
 }

@@ -52,6 +52,10 @@ metrics! {
     THREADS: Gauge "process_threads" [] "Threads of the process";
     FLUSHES: Counter "raft_log_flushes_total" [] "Syncs of the write-ahead log";
     FLUSHED: Counter "raft_log_flushed_entries_total" [] "Log entries that they made durable";
+    DISK_FREE: Gauge "node_disk_free_bytes" [] "Room on the disk of the data directory";
+    DISK_SHORT: Gauge "node_disk_short" [] "1 while that is too little for anything new to be written or accepted";
+    RECORDS_DROPPED: Counter "node_records_dropped_total" []
+        "Records of answered calls that were not written for want of room on the disk";
     STARTS: Counter "node_container_starts_total" ["start"]
         "Activations that got a container, which was started for them (cold), had no code yet (prewarmed) or had it (warm)";
     START_FAILURES: Counter "node_container_start_failures_total" [] "Containers that could not be created";
@@ -61,7 +65,7 @@ metrics! {
     START: Histogram "node_container_start_seconds" [] "Creation of one container, its initialization excluded";
     CONTAINERS: Gauge "node_containers" ["state"]
         "Containers that are starting, busy, idle, paused, or prewarmed without code";
-    WAITING: Gauge "node_container_waiting" [] "Activations that wait for memory, first come first served";
+    WAITING: Gauge "node_container_waiting" [] "Activations that wait for memory";
     MEMORY_LIMIT: Gauge "node_container_memory_limit_bytes" [] "What the memory limits of all containers may come to";
     MEMORY_USED: Gauge "node_container_memory_used_bytes" [] "Memory limits of all containers that exist";
     MEMORY_IDLE: Gauge "node_container_memory_idle_bytes" [] "The part of it that idle and paused containers hold";
