@@ -161,10 +161,10 @@ async fn attempt(invoker: &Invoker, work: &AcceptedWork, action: &ResolvedAction
     }
 
     let run_began_ms = clock::unix_ms();
-    let body = Run {
-        value: &arguments,
     tracing::debug!(activation_id = %work.activation_id, action = %work.action, container = lease.container.name(),
         start = ?lease.start, wait_ms = times.wait_ms, "the activation runs");
+    let body = Run {
+        value: &arguments,
         namespace: work.namespace.as_str(),
         action_name: &action.full_name,
         action_version: &action.version,
@@ -184,10 +184,10 @@ async fn attempt(invoker: &Invoker, work: &AcceptedWork, action: &ResolvedAction
     match classify_run(&called, timeout, loss) {
         RunVerdict::Finished { response, timed_out, keep_container } => {
             times.timed_out = timed_out;
-            Attempt::Ran { response, times, reusable: keep_container }
-        }
             tracing::debug!(activation_id = %work.activation_id, status = response.status.as_str(),
                 run_ms = called.elapsed.as_millis() as u64, keep_container, "the activation ended");
+            Attempt::Ran { response, times, reusable: keep_container }
+        }
         RunVerdict::Reschedule => Attempt::NotStarted(reason(&called)),
     }
 }
