@@ -1,6 +1,7 @@
 // Runs one Node.js action: the OpenWhisk action-proxy contract over the socket that is inherited as descriptor 3.
 //
-// Usage: node launcher.js WHISP        WHISP: the program whose `unpack` extracts archives
+// Usage: node launcher.js WHISP [listen]       WHISP: the program whose `unpack` extracts archives
+//                                              listen: the socket is no connection but takes them, for runs that overlap
 //
 // Behaviour and texts follow apache/openwhisk-runtime-nodejs (`service.js`, `runner.js`). What is kept here before user
 // code loads cannot be replaced by it.
@@ -22,6 +23,7 @@ const SHORT_ANSWER = 32 << 10;
 const SOCKET = 3;
 
 const unpacker = process.argv[2];
+const listens = process.argv[3] === 'listen';
 const allowConcurrent = String(env.__OW_ALLOW_CONCURRENT).toLowerCase() === 'true';
 
 let status = 'ready';
@@ -265,37 +267,40 @@ function parseHead(head) {
 
 const routes = { __proto__: null, '/init': init, '/run': run };
 
-// What has arrived of the current request.
-let pieces = [];
-let arrived = 0;
-let request;
+// Takes what arrives on a connection and answers through `send`; returns who takes it.
+function attach(send) {
+    // What has arrived of the current request.
+    let pieces = [];
+    let arrived = 0;
+    let request;
 
-function receive(piece) {
-    pieces.push(piece);
-    arrived += piece.length;
-    if (request === undefined) {
-        // A head that comes in parts is rare and small.
-        if (pieces.length > 1) pieces = [Buffer.concat(pieces)];
-        const end = pieces[0].indexOf('\r\n\r\n');
-        if (end < 0) return;
-        request = parseHead(pieces[0].latin1Slice(0, end));
-        pieces[0] = pieces[0].subarray(end + 4);
-        arrived -= end + 4;
-    }
-    if (arrived < request.length) {
-        // Too long to be accepted: it is read to its end all the same, but not kept.
-        if (arrived > LONGEST_BODY) pieces = [];
-        return;
-    }
-    const { route } = request;
-    const body = arrived > LONGEST_BODY ? undefined : pieces.length === 1 ? pieces[0] : Buffer.concat(pieces);
-    pieces = [];
-    arrived = 0;
-    request = undefined;
-    serve(route, body);
+    return function receive(piece) {
+        pieces.push(piece);
+        arrived += piece.length;
+        if (request === undefined) {
+            // A head that comes in parts is rare and small.
+            if (pieces.length > 1) pieces = [Buffer.concat(pieces)];
+            const end = pieces[0].indexOf('\r\n\r\n');
+            if (end < 0) return;
+            request = parseHead(pieces[0].latin1Slice(0, end));
+            pieces[0] = pieces[0].subarray(end + 4);
+            arrived -= end + 4;
+        }
+        if (arrived < request.length) {
+            // Too long to be accepted: it is read to its end all the same, but not kept.
+            if (arrived > LONGEST_BODY) pieces = [];
+            return;
+        }
+        const { route } = request;
+        const body = arrived > LONGEST_BODY ? undefined : pieces.length === 1 ? pieces[0] : Buffer.concat(pieces);
+        pieces = [];
+        arrived = 0;
+        request = undefined;
+        serve(route, body, send);
+    };
 }
 
-function serve(route, body) {
+function serve(route, body, send) {
     let work;
     try {
         if (!route || !body) throw new SyntaxError('no such request');
@@ -303,32 +308,17 @@ function serve(route, body) {
         if (typeof message !== 'object' || message === null) throw new SyntaxError('neither object nor array');
         work = route(message);
     } catch {
-        return answer(new Refusal(500, 'Bad request.'));
+        return answer(new Refusal(500, 'Bad request.'), send);
     }
-    work.then(answer);
+    work.then((result) => answer(result, send));
 }
 
-function answer(result) {
+function answer(result, send) {
     const failed = result instanceof Refusal;
     const body = failed ? stringify({ error: result.error }) : typeof result === 'string' ? result : stringify(result);
     const length = byteLength(body);
     const head = `HTTP/1.1 ${failed ? result.code : 200} X\r\nContent-Type: application/json\r\nContent-Length: ${length}`;
     send(`${head}\r\n\r\n${body}`, length);
-}
-
-// A short answer goes out in one call, past the stream; what the socket does not take at once is the stream's.
-function send(text, length) {
-    let rest = text;
-    if (length <= SHORT_ANSWER) {
-        try {
-            const sent = writeSync(SOCKET, text);
-            if (sent === byteLength(text)) return;
-            rest = Buffer.from(text).subarray(sent);
-        } catch (error) {
-            if (error.code !== 'EAGAIN') process.exit(1);
-        }
-    }
-    socket.write(rest);
 }
 
 process.argv.length = 1;
@@ -344,17 +334,59 @@ defineProperty(process, 'env', {
     enumerable: true,
     configurable: true,
 });
-// Requests arrive in one buffer, without a stream's bookkeeping; what is kept of it is copied.
-const arrivals = Buffer.allocUnsafeSlow(64 << 10);
-const onread = {
-    buffer: arrivals,
-    callback(length) {
-        receive(Buffer.from(arrivals.subarray(0, length)));
-        return true;
-    },
-};
-const socket = new net.Socket({ fd: SOCKET, readable: true, writable: true, onread });
-socket.resume();
-socket.on('error', () => process.exit(1));
-// The node is gone, and with it all who could ask.
-socket.on('close', () => process.exit(0));
+if (listens) listen();
+else converse();
+
+// The one connection there is.
+function converse() {
+    // A short answer goes out in one call, past the stream; what the socket does not take at once is the stream's.
+    const send = (text, length) => {
+        let rest = text;
+        if (length <= SHORT_ANSWER) {
+            try {
+                const sent = writeSync(SOCKET, text);
+                if (sent === byteLength(text)) return;
+                rest = Buffer.from(text).subarray(sent);
+            } catch (error) {
+                if (error.code !== 'EAGAIN') process.exit(1);
+            }
+        }
+        socket.write(rest);
+    };
+    const receive = attach(send);
+    // Requests arrive in one buffer, without a stream's bookkeeping; what is kept of it is copied.
+    const arrivals = Buffer.allocUnsafeSlow(64 << 10);
+    const onread = {
+        buffer: arrivals,
+        callback(length) {
+            receive(Buffer.from(arrivals.subarray(0, length)));
+            return true;
+        },
+    };
+    const socket = new net.Socket({ fd: SOCKET, readable: true, writable: true, onread });
+    socket.resume();
+    socket.on('error', () => process.exit(1));
+    // The node is gone, and with it all who could ask.
+    socket.on('close', () => process.exit(0));
+}
+
+// A connection for each run that is under way.
+function listen() {
+    let lifeline;
+    const server = net.createServer((socket) => {
+        // Whoever asked has given up; it may be the action's doing that nothing was answered.
+        socket.on('error', () => socket.destroy());
+        if (lifeline === undefined) {
+            // The first asks nothing: it ends with the node.
+            lifeline = socket;
+            socket.on('close', () => process.exit(0));
+            socket.resume();
+            return;
+        }
+        socket.on('data', attach((text) => {
+            if (!socket.destroyed) socket.write(text);
+        }));
+    });
+    server.on('error', () => process.exit(1));
+    server.listen({ fd: SOCKET });
+}

@@ -205,12 +205,17 @@ impl Node {
         let (limits, keyring) = (config.limits.clone(), config.parameter_storage.clone());
         let entities = Entities::new(groups.clone(), entity_caches, kinds, limits, blobs, keyring);
         let api_host = backend.gateway().map_or(api_addr, |gateway| SocketAddr::new(gateway, api_addr.port()));
+        let mut env = vec![("__OW_API_HOST".to_owned(), format!("http://{api_host}"))];
+        if config.limits.concurrency.max > 1 {
+            // OpenWhisk's images refuse a second activation without it.
+            env.push(("__OW_ALLOW_CONCURRENT".to_owned(), "true".to_owned()));
+        }
         let pool_config = PoolConfig {
             node: ONLY_NODE,
             limits: (&config.containers).into(),
             stem_cells: StemCell::configured(&config.containers, &manifest, entities.kinds()),
             prewarm_interval: config.containers.prewarm_interval,
-            env: vec![("__OW_API_HOST".to_owned(), format!("http://{api_host}"))],
+            env,
         };
         let pool_metrics = PoolMetrics::register(&mut registry);
         let pools = Pools::start(pool_config, Arc::clone(&backend), work.handle().clone(), pool_metrics)
@@ -424,6 +429,7 @@ async fn process_backend(config: &Config, api_addr: SocketAddr, work: &Runtime) 
     let mut process = ProcessConfig::from_environment(sandbox, config.data_dir.join("containers"))
         .map_err(NodeError::io("the path of this program"))?;
     process.log_capacity = ByteSize::mib(config.limits.logs_mb.max.into());
+    process.overlap = config.limits.concurrency.max > 1;
     let backend = on(work, ProcessBackend::start(process)).await?;
     Ok(Arc::new(backend))
 }

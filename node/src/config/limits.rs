@@ -18,6 +18,7 @@ pub(super) struct Written {
     timeout: WrittenBounds<HumanDuration>,
     memory: WrittenBounds<HumanSize>,
     logs: WrittenBounds<HumanSize>,
+    concurrency: WrittenBounds<u32>,
     code_size: Option<HumanSize>,
     parameter_size: Option<HumanSize>,
     payload_size: Option<HumanSize>,
@@ -61,6 +62,7 @@ impl Written {
             timeout_ms: self.timeout.checked("limits.timeout", default.timeout_ms, whole_ms)?,
             memory_mb: self.memory.checked("limits.memory", default.memory_mb, whole_mb)?,
             logs_mb: self.logs.checked("limits.logs", default.logs_mb, whole_mb)?,
+            concurrency: self.concurrency.checked("limits.concurrency", default.concurrency, in_a_container)?,
             exec: size("limits.code_size", self.code_size, default.exec, LARGEST)?,
             parameters: size("limits.parameter_size", self.parameter_size, default.parameters, LARGEST)?,
             payload: size("limits.payload_size", self.payload_size, default.payload, LARGEST_PAYLOAD)?,
@@ -82,9 +84,8 @@ impl<T> WrittenBounds<T> {
     ) -> Result<Bounds, ConfigError> {
         let read = |written: Option<T>, default| match written {
             None => Ok(default),
-            Some(value) => {
-                number(value).ok_or_else(|| ConfigError::invalid(key, "must be whole milliseconds or megabytes"))
-            }
+            Some(value) => number(value)
+                .ok_or_else(|| ConfigError::invalid(key, "must be whole milliseconds or megabytes, or 1 to 500")),
         };
         let bounds = Bounds {
             min: read(self.min, default.min)?,
@@ -96,6 +97,11 @@ impl<T> WrittenBounds<T> {
         }
         Ok(bounds)
     }
+}
+
+/// Each activation has a connection; a container may have a thousand files open.
+fn in_a_container(activations: u32) -> Option<u32> {
+    Some(activations).filter(|activations| (1..=500).contains(activations))
 }
 
 fn whole_ms(HumanDuration(duration): HumanDuration) -> Option<u32> {

@@ -89,6 +89,8 @@ fn nonsense_is_refused_by_name() {
         ("[[containers.prewarm]]\nkind = \"nodejs:20\"\nmemory = \"0MB\"", "containers.prewarm"),
         ("[limits]\nmemory = { min = \"1GB\" }", "limits.memory"),
         ("[limits]\nmemory = { min = \"100KB\" }", "limits.memory"),
+        ("[limits]\nconcurrency = { min = 0 }", "limits.concurrency"),
+        ("[limits]\nconcurrency = { max = 501 }", "limits.concurrency"),
         ("[limits]\ncode_size = \"1GB\"", "limits.code_size"),
         ("[limits]\npayload_size = \"2MB\"", "limits.payload_size: must be at most 1 MB"),
         ("[limits]\ntruncation_size = \"2MB\"", "limits.truncation_size: must be at most 1 MB"),

@@ -2,9 +2,12 @@
 
 use std::{fmt, io, sync::Arc};
 
+use tokio::runtime::Handle;
+
 use super::{
     backend::{Backend, Container, ContainerSpec, CreateError},
-    pool_state::{ActionId, ContainerId, Idle},
+    pool_state::{ActionId, ContainerId, Idle, Share},
+    shared::{Common, Part},
 };
 use crate::runtime::proxy_client::ProxyConnection;
 
@@ -13,8 +16,12 @@ pub struct Live {
     pub container: Box<dyn Container>,
     /// Open between its first use after start or resume and the next pause.
     pub connection: Option<ProxyConnection>,
-    /// `/init` succeeded: it has its code. Whoever holds the lease sets it.
+    /// `/init` succeeded: it has its code.
     pub initialized: bool,
+    /// Others may hold it, too; `container` is then a part of this.
+    common: Option<Arc<Common>>,
+    /// Where it was created, and what belongs to no user of it runs.
+    runtime: Handle,
 }
 
 impl fmt::Debug for Live {
@@ -28,7 +35,7 @@ impl Live {
     /// As [`Backend::create`].
     pub async fn create(backend: Arc<dyn Backend>, spec: ContainerSpec) -> Result<Self, CreateError> {
         let container = backend.create(spec).await?;
-        Ok(Self { container, connection: None, initialized: false })
+        Ok(Self { container, connection: None, initialized: false, common: None, runtime: Handle::current() })
     }
 
     /// One that waits without code until somebody needs it.
@@ -41,9 +48,17 @@ impl Live {
         Ok(live)
     }
 
+    /// Several activations may use it.
+    pub fn is_shared(&self) -> bool {
+        self.common.is_some()
+    }
+
     /// Freezes it. The connection is closed first: one kept over a pause may be half dead after it.
     async fn pause(&mut self) -> io::Result<()> {
         self.connection = None;
+        if let Some(common) = &self.common {
+            common.close_connections();
+        }
         self.container.pause().await
     }
 
@@ -51,6 +66,32 @@ impl Live {
     pub async fn destroy(self) {
         drop(self.connection);
         self.container.destroy().await;
+    }
+}
+
+impl Share for Live {
+    fn split(self) -> (Self, Self) {
+        let Self { container, connection, initialized, common, runtime } = self;
+        let common = common.unwrap_or_else(|| Common::new(container, &runtime));
+        if let Some(connection) = connection {
+            common.leave_connection(connection);
+        }
+        let part = |connection| Self {
+            container: Box::new(Part(common.clone())),
+            connection,
+            initialized,
+            common: Some(common.clone()),
+            runtime: runtime.clone(),
+        };
+        (part(None), part(common.take_connection()))
+    }
+
+    fn join(mut self, other: Self) -> Self {
+        self.initialized |= other.initialized;
+        if let (Some(common), Some(connection)) = (&self.common, other.connection) {
+            common.leave_connection(connection);
+        }
+        self
     }
 }
 

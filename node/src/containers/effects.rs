@@ -197,6 +197,10 @@ impl Pools {
         self.decide(|state| state.hand_back(action, held, Instant::now()));
     }
 
+    pub(super) fn opened(&self, action: ActionId, held: Held<Live>) {
+        self.decide(|state| state.opened(action, held));
+    }
+
     pub(super) fn discard(&self, action: ActionId, held: Held<Live>) {
         self.decide(|state| state.discard(action, held));
     }

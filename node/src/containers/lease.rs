@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     container::Live,
     pool::Pools,
-    pool_state::{ActionId, ContainerId, Held},
+    pool_state::{ActionId, ContainerId, Held, Share},
 };
 
 /// How an activation came by its container.
@@ -22,10 +22,10 @@ pub enum StartKind {
     Warm,
 }
 
-/// A container in use, by one activation at a time. Dereferences to [`Live`]: for disjoint borrows write
+/// A container in use, by one activation, or the part of one of them in a container that several use. Dereferences to [`Live`]: for disjoint borrows write
 /// `let Live { container, connection, .. } = &mut *lease;`.
 ///
-/// Dropped, it is destroyed: only [`Lease::give_back`] vouches for the container. Neither blocks; both may be called
+/// Dropped, it is destroyed, as soon as nobody else uses it: only [`Lease::give_back`] vouches for the container. Neither blocks; both may be called
 /// on any thread.
 #[derive(Debug)]
 pub struct Lease {
@@ -43,6 +43,19 @@ impl Lease {
     pub(super) fn new(pools: Pools, action: ActionId, held: Held<Live>) -> Self {
         let Held { id, bytes, start, container } = held;
         Self { start, pools, action, id, bytes, live: Some(container) }
+    }
+
+    /// `/init` succeeded. Where an action allows several activations in one container, others may come in from now on.
+    pub fn set_initialized(&mut self) {
+        self.initialized = true;
+        let Some(live) = self.live.take() else { return };
+        if live.is_shared() {
+            let (mine, more) = live.split();
+            self.live = Some(mine);
+            self.pools.opened(self.action, self.held(more));
+        } else {
+            self.live = Some(live);
+        }
     }
 
     /// The activation is over and the container is as good as before: the next one may have it. One without code

@@ -159,9 +159,9 @@ impl<A: Copy> RunBuffer<A> {
         self.newest_is_next = !self.newest_is_next;
     }
 
-    /// Who has `ticket` does not wait any more.
-    pub fn remove(&mut self, ticket: Ticket) {
-        self.tickets.remove(&ticket);
+    /// Who has `ticket` does not wait any more. False: nobody here had it.
+    pub fn remove(&mut self, ticket: Ticket) -> bool {
+        self.tickets.remove(&ticket).is_some()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Containers: pools of warm ones, decisions about starting and evicting, and the back ends that run them.
 //!
 //! Map, from the outside in: [`pool`] is the door: a warm container, or a place in the queue for one. [`lease`] is a
-//! container in use. [`pool_state`] decides everything, without a clock or I/O; [`memory`] and [`prewarm`] are its
+//! container in use, `shared` one in use by several. [`pool_state`] decides everything, without a clock or I/O; [`memory`] and [`prewarm`] are its
 //! parts. `effects` and
 //! [`container`] carry decisions out on a [`backend`]; `invoke/action_actor.rs` brings misses and timers.
 
@@ -16,6 +16,7 @@ pub mod pool;
 pub mod pool_state;
 pub mod prewarm;
 pub mod report;
+mod shared;
 
 pub use lease::{Lease, StartKind};
 pub use need::{Need, PoolKey};

@@ -22,6 +22,8 @@ pub struct Need {
     pub image: Option<String>,
     /// The action's memory limit: what the container occupies from its creation until it is destroyed.
     pub memory: ByteSize,
+    /// Activations that may be in it at once; at least 1.
+    pub slots: usize,
 }
 
 impl Need {

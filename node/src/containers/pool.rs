@@ -239,6 +239,11 @@ impl Pools {
         rest(&self.inner.state.lock())
     }
 
+    /// How many activations may be in one container of `kind` at once, whose action allows `concurrency`.
+    pub fn slots(&self, kind: &str, concurrency: u32) -> usize {
+        if concurrency > 1 && self.inner.backend.overlaps(kind) { concurrency as usize } else { 1 }
+    }
+
     /// The state right now.
     pub fn report(&self) -> PoolReport {
         self.inner.state.lock().report()

@@ -2,7 +2,9 @@
 //! state: no clock, no I/O, no actor; what is to be done comes back as [`Effect`]s.
 //!
 //! The rules, in the order in which a waiter meets them:
-//! 1. An idle container of its action, the hottest first; then a paused one; then one being paused.
+//! 1. A container of its action: one that others use and that has room for one more, where the action allows several in
+//!    one, the fullest first; an idle one, the hottest first; then one that is on its way with room to spare, or being
+//!    initialized; a paused one; one being paused.
 //! 2. A stem cell of exactly its kind and memory.
 //! 3. A start, if the memory is there or can be made by evicting idle containers of any action, the least recently
 //!    used first, but only if that is enough.
@@ -27,8 +29,8 @@ mod tests;
 use std::{collections::VecDeque, time::Instant};
 
 pub use action::{ActionId, Idle};
-use action::{Actions, Waiter};
-pub use decision::{ContainerId, Effect, Effects, Held, Limits, Refusal, WaiterId};
+use action::{Actions, Left, Waiter};
+pub use decision::{ContainerId, Effect, Effects, Held, Limits, Refusal, Share, WaiterId};
 use protocol::ByteSize;
 
 use super::{
@@ -64,7 +66,7 @@ pub struct PoolState<C, W, E> {
     effects: Vec<Effect<C, W, E>>,
 }
 
-impl<C, W, E> PoolState<C, W, E> {
+impl<C: Share, W, E> PoolState<C, W, E> {
     pub fn new(limits: Limits, cells: Vec<StemCell>) -> Self {
         Self {
             phase: Phase::Open,
@@ -88,9 +90,15 @@ impl<C, W, E> PoolState<C, W, E> {
         }
         let id = self.actions.find(key)?;
         let action = self.actions.get(id);
-        let held = action.idle.pop()?.held;
+        let held = match action.join_in() {
+            Some(held) => held,
+            None => {
+                let held = action.idle.pop()?.held;
+                self.memory.not_idle(held.bytes);
+                action.lend(held)
+            }
+        };
         action.busy += 1;
-        self.memory.not_idle(held.bytes);
         Some((id, held))
     }
 
@@ -109,9 +117,8 @@ impl<C, W, E> PoolState<C, W, E> {
             self.actions.get(id).waiters.push_back(Waiter { id: waiter, ticket, reply, since: now });
             self.buffer.push(ticket, id, now);
             self.serve();
-            // If any is beyond the bound, it is this one.
-            if self.buffer.is_over_full() {
-                self.buffer.remove(ticket);
+            // If any is beyond the bound, it is this one, unless it was served at once and others came back to their places.
+            if self.buffer.is_over_full() && self.buffer.remove(ticket) {
                 let waiters = &mut self.actions.get(id).waiters;
                 let at = waiters.iter().rposition(|waiter| waiter.ticket == ticket);
                 if let Some(refused) = at.and_then(|at| waiters.remove(at)) {
@@ -151,15 +158,38 @@ impl<C, W, E> PoolState<C, W, E> {
 
     /// A container that was handed over is unused: whoever waited for it has gone.
     pub fn hand_back(&mut self, id: ActionId, held: Held<C>, now: Instant) -> Effects<C, W, E> {
-        self.actions.get(id).busy -= 1;
-        self.offer(id, held, now);
+        let action = self.actions.get(id);
+        action.busy -= 1;
+        match action.leave(held, false) {
+            Left::Free(held) => self.offer(id, held, now),
+            Left::InUse => self.room_made(id),
+            Left::Condemned(held) => return self.end(id, held),
+        }
         self.take_effects()
     }
 
-    /// A lease ended with a container that must not be used again.
+    /// A container that several may use has its code: `held` is one more handle to it, from who initialized it.
+    pub fn opened(&mut self, id: ActionId, mut held: Held<C>) -> Effects<C, W, E> {
+        held.start = StartKind::Warm;
+        self.actions.get(id).open(held);
+        self.room_made(id);
+        self.take_effects()
+    }
+
+    /// A lease ended with a container that must not be used again. Others who use it may end what they do there.
     pub fn discard(&mut self, id: ActionId, held: Held<C>) -> Effects<C, W, E> {
-        self.actions.get(id).busy -= 1;
+        let action = self.actions.get(id);
+        action.busy -= 1;
+        match action.leave(held, true) {
+            Left::Free(held) | Left::Condemned(held) => self.end(id, held),
+            Left::InUse => self.take_effects(),
+        }
+    }
+
+    fn end(&mut self, id: ActionId, held: Held<C>) -> Effects<C, W, E> {
         self.destroy(held, false);
+        // Others may have been promised room in it, if it was not initialized yet.
+        self.break_promises(id);
         self.serve();
         self.forget_if_unused(id);
         self.take_effects()
@@ -183,12 +213,13 @@ impl<C, W, E> PoolState<C, W, E> {
         self.memory.uncommit(bytes);
         self.memory.vacate(bytes);
         // One that was in excess fails nobody.
-        if action.coming() < action.admitted {
+        if action.room_coming() < action.admitted {
             action.admitted -= 1;
             if let Some(first) = action.waiters.pop_front() {
                 self.effects.push(Effect::Refuse { reply: first.reply, refusal: Refusal::Create(error) });
             }
         }
+        self.break_promises(id);
         self.serve();
         self.forget_if_unused(id);
         self.take_effects()
@@ -296,7 +327,7 @@ impl<C, W, E> PoolState<C, W, E> {
             memory_mb: action.need.memory.as_mib(),
             idle: action.idle.len(),
             paused: action.paused.len() + action.pausing,
-            busy: action.busy,
+            busy: action.used(),
             starting: action.queued + action.creating,
             waiters: action.waiters.len(),
         });

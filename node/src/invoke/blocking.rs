@@ -66,7 +66,7 @@ impl Invoker {
         let pools = &self.0.parts.pools;
         let lease = match pools.take_warm(&pool_key(&work, &action)) {
             Some(lease) => lease,
-            None => match Box::pin(pools.acquire(need(&work, &action), Some(deadline))).await {
+            None => match Box::pin(pools.acquire(need(pools, &work, &action), Some(deadline))).await {
                 Ok(lease) => lease,
                 // Not started and the caller's patience is over: it becomes accepted work.
                 Err(AcquireError::Deadline) => return Box::pin(self.accept(*work, action, room)).await,

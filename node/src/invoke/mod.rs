@@ -243,7 +243,7 @@ impl Invoker {
     /// [`AcquireError`], but none that time may mend.
     async fn container(&self, work: &AcceptedWork, action: &ResolvedAction) -> Result<Lease, AcquireError> {
         loop {
-            match self.0.parts.pools.acquire(need(work, action), None).await {
+            match self.0.parts.pools.acquire(need(&self.0.parts.pools, work, action), None).await {
                 Err(AcquireError::Full | AcquireError::Deadline) => tokio::time::sleep(FULL_PAUSE).await,
                 outcome => return outcome,
             }
@@ -273,7 +273,7 @@ impl Invoker {
 }
 
 /// What the pools are asked for.
-fn need(work: &AcceptedWork, action: &ResolvedAction) -> Need {
+fn need(pools: &Pools, work: &AcceptedWork, action: &ResolvedAction) -> Need {
     let image = match &action.action.exec {
         protocol::entity::Exec::Blackbox { image, .. } => Some(image.clone()),
         _ => None,
@@ -283,6 +283,7 @@ fn need(work: &AcceptedWork, action: &ResolvedAction) -> Need {
         kind: action.action.exec.kind().to_owned(),
         image,
         memory: protocol::ByteSize::mib(action.action.limits.memory_mb.into()),
+        slots: pools.slots(action.action.exec.kind(), action.action.limits.concurrency),
     }
 }
 

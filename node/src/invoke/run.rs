@@ -151,7 +151,10 @@ async fn attempt(invoker: &Invoker, work: &AcceptedWork, action: &ResolvedAction
         times.end_ms = times.start_ms + init_ms;
         let loss = loss(invoker, lease, Endpoint::Init, &called).await;
         match classify_init(&called, timeout, loss) {
-            InitVerdict::Initialized => lease.initialized = true,
+            InitVerdict::Initialized => {
+                tracing::debug!(activation_id = %work.activation_id, init_ms, "the container has the action's code");
+                lease.set_initialized();
+            }
             InitVerdict::Reschedule => return Attempt::NotStarted(reason(&called)),
             InitVerdict::Failed { response, timed_out } => {
                 times.timed_out = timed_out;

@@ -258,6 +258,11 @@ impl Backend for DockerBackend {
         "docker"
     }
 
+    /// What an image makes of it is its own business; those of OpenWhisk that cannot do it refuse the second activation.
+    fn overlaps(&self, _: &str) -> bool {
+        true
+    }
+
     fn kinds(&self) -> Vec<String> {
         self.shared.images.managed.keys().cloned().chain(["blackbox".to_owned()]).collect()
     }

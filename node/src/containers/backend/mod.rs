@@ -32,6 +32,12 @@ pub trait Backend: Send + Sync + 'static {
         None
     }
 
+    /// Whether several activations can run at once in one container of `kind`. If not, its actions run one at a time,
+    /// whatever they allow.
+    fn overlaps(&self, _kind: &str) -> bool {
+        false
+    }
+
     /// What `whisp status` must repeat, such as a missing sandbox.
     fn warnings(&self) -> Vec<String>;
 
@@ -70,6 +76,20 @@ pub trait Container: Send + Sync {
     /// # Errors
     /// If nobody listens (yet): nothing was sent. [`has_ended`] tells if it is of no use to try again.
     async fn connect(&mut self) -> std::io::Result<Connection>;
+
+    /// One more connection, beside others that are open. Only where [`Backend::overlaps`].
+    ///
+    /// # Errors
+    /// As [`Container::connect`].
+    async fn connect_beside(&mut self) -> std::io::Result<Connection> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+
+    /// Throws the container's output away as it comes, where several activations use it and nobody could tell whose it is;
+    /// never returns. Cancel safe.
+    async fn discard_logs(&mut self) -> std::convert::Infallible {
+        std::future::pending().await
+    }
 
     /// Keeps the container's output flowing into its log buffer; runs beside a call and never returns. Cancel safe.
     async fn drain_logs(&mut self) -> std::convert::Infallible;

@@ -1,15 +1,17 @@
 //! Containers as processes of this machine: an interpreter with our launcher, or a compiled executable behind
-//! `whisp launch-exec`, each in a sandbox. The contract is the stock one, over a socket pair whose other end the launcher
-//! inherits: there is no path or port that a neighbour could reach.
+//! `whisp launch-exec`, each in a sandbox. The contract is the stock one, over a socket that the launcher inherits: there is no
+//! path or port that a neighbour could reach.
 //!
 //! | file | what |
 //! | --- | --- |
 //! | `process/container.rs` | one container |
+//! | `process/door.rs` | how it is reached |
 //! | `process/output.rs` | its two pipes |
 //! | `process/zygotes.rs` | warmed interpreters, one per version of Python |
 //! | `interpreters.rs` | what this machine can run |
 
 mod container;
+mod door;
 mod output;
 mod zygotes;
 
@@ -17,10 +19,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     io,
-    os::{
-        fd::OwnedFd,
-        unix::{fs::DirBuilderExt, net::UnixStream},
-    },
+    os::{fd::OwnedFd, unix::fs::DirBuilderExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -28,7 +27,12 @@ use std::{
 use async_trait::async_trait;
 use protocol::ByteSize;
 
-use self::{container::ProcessContainer, output::Output, zygotes::Zygotes};
+use self::{
+    container::ProcessContainer,
+    door::{Door, Doors},
+    output::Output,
+    zygotes::Zygotes,
+};
 use super::{
     Backend, Container, ContainerSpec, CreateError,
     interpreters::{self, Interpreter, Language},
@@ -50,6 +54,8 @@ pub struct ProcessConfig {
     pub pyenv_root: Option<PathBuf>,
     /// The largest log limit of any action: more is never kept.
     pub log_capacity: ByteSize,
+    /// Let several activations run at once in one container, where its launcher can do that: that of Node.js.
+    pub overlap: bool,
     /// Start the zygote of the default Python with the node; others start when they are first needed.
     pub warm_zygote: bool,
 }
@@ -69,6 +75,7 @@ impl ProcessConfig {
             search_path: std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into()),
             pyenv_root: pyenv.filter(|root| root.is_dir()),
             log_capacity: ByteSize::mib(10),
+            overlap: false,
             warm_zygote: true,
         })
     }
@@ -91,6 +98,8 @@ pub struct ProcessBackend {
     launchers: Launchers,
     zygotes: Arc<Zygotes>,
     log_capacity: ByteSize,
+    /// `None`: one activation at a time.
+    doors: Option<Doors>,
 }
 
 /// What is started inside containers.
@@ -128,6 +137,8 @@ impl ProcessBackend {
         let launchers = write_launchers(&config.state_dir, &config.program)?;
         config.sandbox.read_only.extend(visible_files(&launchers, &interpreters));
         let log_capacity = config.log_capacity;
+        let doors = config.overlap.then(|| Doors::open(&config.state_dir)).transpose();
+        let doors = doors.map_err(|source| StartError::Files { path: config.state_dir.clone(), source })?;
         let host = SandboxHost::start(config.sandbox).await?;
         let inside = Launchers {
             node: host.visible(&launchers.node),
@@ -139,7 +150,7 @@ impl ProcessBackend {
         if let Some(python) = default_python(&interpreters).filter(|_| config.warm_zygote) {
             zygotes.warm(python.clone());
         }
-        Ok(Self { host, interpreters, launchers: inside, zygotes, log_capacity })
+        Ok(Self { host, interpreters, launchers: inside, zygotes, log_capacity, doors })
     }
 
     /// The sandboxes: where containers find the API, and where the node must listen for them.
@@ -169,7 +180,9 @@ impl ProcessBackend {
                 Language::Python => Ok(Start::Fork(interpreter)),
                 Language::Node => {
                     let paths = [&interpreter.program, &self.launchers.node, &self.launchers.program];
-                    paths.into_iter().map(|path| text(path)).collect::<Result<_, _>>().map(Start::Spawn)
+                    let mut argv = paths.into_iter().map(|path| text(path)).collect::<Result<Vec<_>, _>>()?;
+                    argv.extend(self.doors.is_some().then(|| "listen".to_owned()));
+                    Ok(Start::Spawn(argv))
                 }
             };
         }
@@ -188,7 +201,11 @@ impl ProcessBackend {
             cpu_shares: Some((spec.memory.as_mib() * 4).clamp(2, 262_144) as u32),
         };
         let mut sandbox = self.host.create(sandbox_spec).await.map_err(platform)?;
-        let (connection, theirs) = UnixStream::pair().map_err(platform)?;
+        let (door, theirs) = match &self.doors {
+            Some(doors) if self.overlaps(&spec.kind) => doors.listener(),
+            _ => Door::pair(),
+        }
+        .map_err(platform)?;
         let (output, writers) = Output::new(self.log_capacity).map_err(platform)?;
         let stdin: OwnedFd = std::fs::File::open("/dev/null").map_err(platform)?.into();
         let payload = |argv| Payload {
@@ -197,7 +214,7 @@ impl ProcessBackend {
             stdin,
             stdout: writers.stdout,
             stderr: writers.stderr,
-            connection: theirs.into(),
+            connection: theirs,
         };
         let is_python = matches!(start, Start::Fork(_));
         let started = match start {
@@ -218,7 +235,7 @@ impl ProcessBackend {
             sandbox.destroy().await;
             return Err(failure);
         }
-        Ok(Box::new(ProcessContainer::new(spec.name.clone(), sandbox, connection, output, is_python)))
+        Ok(Box::new(ProcessContainer::new(spec.name.clone(), sandbox, door, output, is_python)))
     }
 
     fn environment(&self, spec: &ContainerSpec) -> Vec<(String, String)> {
@@ -275,6 +292,11 @@ impl Backend for ProcessBackend {
 
     fn executables_only(&self) -> Vec<String> {
         COMPILED_KINDS.map(str::to_owned).to_vec()
+    }
+
+    fn overlaps(&self, kind: &str) -> bool {
+        let is_node = |interpreter: &Interpreter| interpreter.language == Language::Node;
+        self.doors.is_some() && self.interpreters.get(kind).is_some_and(is_node)
     }
 
     fn gateway(&self) -> Option<std::net::IpAddr> {

@@ -1,7 +1,7 @@
 //! The pools with real threads, actors and time, over a back end that counts.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     pin::pin,
     sync::atomic::{AtomicUsize, Ordering::SeqCst},
 };
@@ -24,7 +24,7 @@ fn need(action: &str, memory_mb: u64) -> Need {
     let name = |text: &str| EntityName::new(text).expect("a legal name");
     let action = FullyQualifiedName::new(EntityPath::namespace(name("ns")), name(action));
     let key = PoolKey { namespace: name("guest"), action, revision: Revision(1) };
-    Need { key, kind: "nodejs:20".into(), image: None, memory: ByteSize::mib(memory_mb) }
+    Need { key, kind: "nodejs:20".into(), image: None, memory: ByteSize::mib(memory_mb), slots: 1 }
 }
 
 fn limits(memory_mb: u64) -> Limits {
@@ -48,7 +48,7 @@ async fn acquire(pools: &Pools, need: &Need) -> Lease {
 }
 
 fn give_back(mut lease: Lease) {
-    lease.initialized = true;
+    lease.set_initialized();
     lease.give_back();
 }
 
@@ -150,7 +150,7 @@ async fn no_wake_up_is_lost_under_contention() {
     shut_down(&pools, &fake).await;
 }
 
-/// Six actions in room for four containers: thousands of leases, hundreds of evictions, failures, cancellations and
+/// Six actions, two of which allow three activations in a container, in room for four containers: thousands of leases, hundreds of evictions, failures, cancellations and
 /// deadlines, from many threads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nothing_leaks_and_memory_holds_under_chaos() {
@@ -167,9 +167,13 @@ async fn nothing_leaks_and_memory_holds_under_chaos() {
             ..limits(1024)
         };
         let pools = start(&fake, short);
-        let in_use = Arc::new(Mutex::new(HashSet::new()));
+        let in_use = Arc::new(Mutex::new(HashMap::new()));
         let served = Arc::new(AtomicUsize::new(0));
-        let needs: Vec<Need> = (0..6).map(|n| need(&format!("a{n}"), if n % 2 == 0 { 128 } else { 512 })).collect();
+        let of = |n| {
+            let slots = if n < 2 { 3 } else { 1 };
+            Need { slots, ..need(&format!("a{n}"), if n % 2 == 0 { 128 } else { 512 }) }
+        };
+        let needs: Vec<Need> = (0..6).map(of).collect();
         let mut callers = JoinSet::new();
         for caller in 0..16 {
             let (pools, needs, in_use, served) = (pools.clone(), needs.clone(), in_use.clone(), served.clone());
@@ -179,7 +183,7 @@ async fn nothing_leaks_and_memory_holds_under_chaos() {
                     let need = needs[random.random_range(0..needs.len())].clone();
                     let kind = random.random_range(0..10);
                     let patience = Duration::from_micros(random.random_range(0..3000));
-                    let lease = match pools.take_warm(&need.key) {
+                    let mut lease = match pools.take_warm(&need.key) {
                         Some(lease) => lease,
                         // Cancelled at some point.
                         None if kind == 0 => match timeout(patience, pools.acquire(need.clone(), None)).await {
@@ -201,14 +205,24 @@ async fn nothing_leaks_and_memory_holds_under_chaos() {
                     };
                     let name = lease.container.name().to_owned();
                     assert!(name.ends_with(need.key.action.name.as_str()), "{name} is of another action");
-                    assert!(in_use.lock().insert(name.clone()), "{name} is leased twice");
+                    let users = {
+                        let mut in_use = in_use.lock();
+                        let users: &mut usize = in_use.entry(name.clone()).or_default();
+                        *users += 1;
+                        *users
+                    };
+                    assert!(users <= need.slots, "{name} is leased {users} times");
+                    assert!(users == 1 || lease.initialized, "{name} is being initialized for another");
                     served.fetch_add(1, SeqCst);
+                    if random.random_bool(0.5) {
+                        lease.set_initialized();
+                    }
                     match random.random_range(0..20) {
                         0 => tokio::time::sleep(Duration::from_micros(500)).await,
                         1..10 => tokio::task::yield_now().await,
                         _ => {}
                     }
-                    assert!(in_use.lock().remove(&name));
+                    *in_use.lock().get_mut(&name).expect("it is in use") -= 1;
                     if random.random_range(0..20) == 0 { lease.destroy() } else { give_back(lease) }
                 }
             });
@@ -349,6 +363,41 @@ async fn idle_containers_are_paused_resumed_and_removed_in_time() {
     fake.switches.fail_pause.store(true, SeqCst);
     give_back(lease);
     until(&pools, "destruction", |report| report.actions.is_empty() && report.memory_used == 0).await;
+    shut_down(&pools, &fake).await;
+}
+
+/// Several handles, one container: it is paused, resumed and destroyed once, when nobody is in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_container_lives_and_ends_as_one() {
+    let (fake, a) = (Fake::default(), Need { slots: 2, ..need("a", 256) });
+    let short = Limits { pause_grace: Some(Duration::from_millis(20)), ..limits(256) };
+    let pools = start(&fake, short);
+    let mut first = acquire(&pools, &a).await;
+    let waiting = tokio::spawn({
+        let (pools, a) = (pools.clone(), a.clone());
+        async move { acquire(&pools, &a).await }
+    });
+    until(&pools, "the second's wait", |report| report.actions.first().is_some_and(|a| a.waiters == 1)).await;
+    first.set_initialized();
+    let second = waiting.await.expect("no panic");
+    assert_eq!((second.start, second.initialized), (StartKind::Warm, true));
+    assert_eq!(first.container.name(), second.container.name());
+    assert!(pools.take_warm(&a.key).is_none(), "it is full");
+    first.give_back();
+    assert_eq!(pools.report().actions[0].busy, 1, "one is still in it");
+    let third = pools.take_warm(&a.key).expect("room");
+    second.give_back();
+    third.give_back();
+    until(&pools, "the pause", |report| report.actions.first().is_some_and(|action| action.paused == 1)).await;
+    let (first, second) = (acquire(&pools, &a).await, acquire(&pools, &a).await);
+    assert_eq!((fake.counts.resumed.load(SeqCst), fake.counts.created.load(SeqCst)), (1, 1));
+
+    // Unfit for one of them: the other stays, and it is gone afterwards.
+    first.destroy();
+    assert!(pools.take_warm(&a.key).is_none(), "it takes nobody any more");
+    assert_eq!(fake.counts.alive.load(SeqCst), 1);
+    second.give_back();
+    until(&pools, "destruction", |report| report.memory_used == 0).await;
     shut_down(&pools, &fake).await;
 }
 

@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use super::{ActionId, ContainerId, Effect, Held, Idle, Phase, PoolState};
+use super::{ActionId, ContainerId, Effect, Held, Idle, Phase, PoolState, Share};
 use crate::containers::{StartKind, memory::Ticket};
 
-impl<C, W, E> PoolState<C, W, E> {
+impl<C: Share, W, E> PoolState<C, W, E> {
     /// A container of the action is free: the first admitted waiter gets it, else it is idle. On the way back from the
     /// warm path nothing else happens, unless someone waits.
     pub(super) fn offer(&mut self, id: ActionId, held: Held<C>, now: Instant) {
@@ -14,12 +14,37 @@ impl<C, W, E> PoolState<C, W, E> {
             self.forget_if_unused(id);
             return;
         }
-        if self.actions.get(id).admitted > 0 {
-            self.actions.get(id).admitted -= 1;
+        let action = self.actions.get(id);
+        if action.admitted > 0 {
+            action.admitted -= 1;
+            let held = action.lend(held);
             self.hand_to_first(id, held);
+            self.fill(id);
         } else {
             self.make_idle(id, held, now);
         }
+        self.go_on(id);
+    }
+
+    /// There may be room in containers that are in use: it is for those who were promised some, then for others.
+    pub(super) fn room_made(&mut self, id: ActionId) {
+        self.fill(id);
+        self.go_on(id);
+    }
+
+    /// Whoever was promised room gets what there is in containers that are in use.
+    fn fill(&mut self, id: ActionId) {
+        let action = self.actions.get(id);
+        while action.admitted > 0
+            && let Some(held) = action.join_in()
+        {
+            action.admitted -= 1;
+            action.hand_to_first(id, held, &mut self.effects);
+        }
+    }
+
+    /// Somebody got a container: what was meant for them is for others.
+    fn go_on(&mut self, id: ActionId) {
         if !self.starts.is_empty() {
             self.call_off_excess(id);
         }
@@ -42,11 +67,14 @@ impl<C, W, E> PoolState<C, W, E> {
     fn admit(&mut self, ticket: Ticket, id: ActionId) -> bool {
         let action = self.actions.get(id);
         action.let_pass(ticket);
-        if let Some(idle) = action.idle.pop() {
+        if let Some(held) = action.join_in() {
+            self.hand_to_first(id, held);
+        } else if let Some(idle) = action.idle.pop() {
             self.memory.not_idle(idle.held.bytes);
-            self.hand_to_first(id, idle.held);
-        } else if action.coming() > action.admitted {
-            // A start whose waiter has left, or was served by another container.
+            let held = action.lend(idle.held);
+            self.hand_to_first(id, held);
+        } else if action.room_coming() > action.admitted {
+            // In a container that will be shared, or a start whose waiter has left or was served by another container.
             action.admitted += 1;
         } else if let Some((idle, _)) = action.paused.pop_back() {
             action.resuming += 1;
@@ -59,6 +87,7 @@ impl<C, W, E> PoolState<C, W, E> {
             action.admitted += 1;
         } else if let Some(held) = self.cells.take(&action.need) {
             // It goes to the action's first waiter; if that one was admitted, this one has its promise now.
+            let held = action.lend(held);
             self.hand_to_first(id, held);
         } else {
             let bytes = action.bytes();
@@ -76,11 +105,7 @@ impl<C, W, E> PoolState<C, W, E> {
     }
 
     fn hand_to_first(&mut self, id: ActionId, held: Held<C>) {
-        let action = self.actions.get(id);
-        if let Some(first) = action.waiters.pop_front() {
-            action.busy += 1;
-            self.effects.push(Effect::HandOver { reply: first.reply, action: id, held });
-        }
+        self.actions.get(id).hand_to_first(id, held, &mut self.effects);
     }
 
     fn make_idle(&mut self, id: ActionId, mut held: Held<C>, now: Instant) {
@@ -98,7 +123,7 @@ impl<C, W, E> PoolState<C, W, E> {
     /// Calls off starts that nobody needs any more, as long as they have not begun.
     pub(super) fn call_off_excess(&mut self, id: ActionId) {
         let action = self.actions.get(id);
-        let excess = (action.coming() - action.admitted).min(action.queued);
+        let excess = action.excess();
         let bytes = action.bytes();
         action.queued -= excess;
         for _ in 0..excess {

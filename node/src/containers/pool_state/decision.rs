@@ -18,7 +18,27 @@ pub struct ContainerId(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WaiterId(pub u64);
 
-/// A container as this state passes it on; `C` is the container itself, of which nothing is known here.
+/// All that is known here of a container: that several may hold it.
+pub trait Share: Sized {
+    /// Two handles to one container.
+    fn split(self) -> (Self, Self);
+    /// One handle again. What `other` learned of the container, this one knows now.
+    fn join(self, other: Self) -> Self;
+}
+
+#[cfg(test)]
+impl<T: Copy + Eq + std::fmt::Debug> Share for T {
+    fn split(self) -> (Self, Self) {
+        (self, self)
+    }
+
+    fn join(self, other: Self) -> Self {
+        assert_eq!(self, other, "handles to one container");
+        self
+    }
+}
+
+/// A container as this state passes it on. Where several activations share one, each has a handle.
 #[derive(Debug)]
 pub struct Held<C> {
     pub id: ContainerId,
@@ -26,6 +46,20 @@ pub struct Held<C> {
     /// How it starts its next activation; [`StartKind::Warm`] only if it has its code.
     pub start: StartKind,
     pub container: C,
+}
+
+impl<C: Share> Held<C> {
+    pub(super) fn split(self) -> (Self, Self) {
+        let Self { id, bytes, start, container } = self;
+        let (kept, given) = container.split();
+        (Self { id, bytes, start, container: kept }, Self { id, bytes, start, container: given })
+    }
+
+    pub(super) fn join(self, other: Self) -> Self {
+        // One that has its code keeps it.
+        let start = if other.start == StartKind::Warm { StartKind::Warm } else { self.start };
+        Self { start, container: self.container.join(other.container), ..self }
+    }
 }
 
 /// Bounds and times.

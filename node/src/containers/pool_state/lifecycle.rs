@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use super::{ActionId, Effect, Effects, Held, Idle, Phase, PoolState, Refusal};
+use super::{ActionId, Effect, Effects, Held, Idle, Phase, PoolState, Refusal, Share};
 use crate::containers::PoolKey;
 
-impl<C, W, E> PoolState<C, W, E> {
+impl<C: Share, W, E> PoolState<C, W, E> {
     /// Pauses and removes what has been idle for long enough.
     pub fn tick(&mut self, key: &PoolKey, now: Instant) -> Effects<C, W, E> {
         let Some(id) = self.actions.find(key) else { return Vec::new() };
@@ -128,14 +128,19 @@ impl<C, W, E> PoolState<C, W, E> {
                 self.memory.vacate(bytes);
             }
         }
+        self.break_promises(id);
+        self.serve();
+        self.forget_if_unused(id);
+        self.take_effects()
+    }
+
+    /// Whoever was promised room that will not come, the last first, is back at their place in the run buffer.
+    pub(super) fn break_promises(&mut self, id: ActionId) {
         let action = self.actions.get(id);
-        while action.coming() < action.admitted {
+        while action.room_coming() < action.admitted {
             action.admitted -= 1;
             let waiter = &action.waiters[action.admitted];
             self.buffer.put_back(waiter.ticket, id, waiter.since);
         }
-        self.serve();
-        self.forget_if_unused(id);
-        self.take_effects()
     }
 }

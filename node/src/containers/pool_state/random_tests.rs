@@ -1,7 +1,8 @@
 //! Random histories against a second, naive account of where every container and every waiter is.
 //!
-//! After each event: no memory limit is exceeded and the books agree to the byte; every container is in one place; every
-//! waiter is answered at most once; whoever waits really has to. At the end everybody is served and all memory is free.
+//! After each event: no memory limit is exceeded and the books agree to the byte; every container is in one place, and no
+//! more activations are in one than its action allows, nor any in one that is not initialized or was found unfit but those
+//! that were there before; every waiter is answered at most once; whoever waits really has to. At the end everybody is served and all memory is free.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +13,7 @@ use proptest::prelude::*;
 use protocol::{ByteSize, EntityName, EntityPath, FullyQualifiedName, Revision};
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
-use super::*;
+use super::{action::Door, *};
 use crate::entities::manifest::Reactive;
 
 /// A container in this model is its number, a waiter is its own.
@@ -23,7 +24,8 @@ struct Setup {
     seed: u64,
     steps: usize,
     memory_mb: u64,
-    action_mb: Vec<u64>,
+    /// Memory of each action's containers, and how many activations may be in one.
+    actions: Vec<(u64, usize)>,
     run_buffer: usize,
     creations: usize,
     cells: usize,
@@ -33,13 +35,14 @@ struct Setup {
 }
 
 fn setups() -> impl Strategy<Value = Setup> {
-    let sizes = prop::collection::vec(prop::sample::select(vec![64u64, 128, 256, 512]), 1..6);
-    (any::<u64>(), 512u64..2048, sizes, 1usize..30, 1usize..6, 0usize..3, any::<[bool; 2]>()).prop_map(
-        |(seed, memory_mb, action_mb, run_buffer, creations, cells, [reactive, pauses])| Setup {
+    let memory = prop::sample::select(vec![64u64, 128, 256, 512]);
+    let actions = prop::collection::vec((memory, prop::sample::select(vec![1usize, 1, 2, 3, 8])), 1..6);
+    (any::<u64>(), 512u64..2048, actions, 1usize..30, 1usize..6, 0usize..3, any::<[bool; 2]>()).prop_map(
+        |(seed, memory_mb, actions, run_buffer, creations, cells, [reactive, pauses])| Setup {
             seed,
             steps: 400,
             memory_mb,
-            action_mb,
+            actions,
             run_buffer,
             creations,
             cells,
@@ -59,6 +62,11 @@ struct World {
     creating: Vec<(ActionId, ContainerId, u64)>,
     cells: Vec<(CellId, ContainerId, u64)>,
     leases: Vec<(ActionId, Held<u64>)>,
+    /// Activations that may be in a container, of those that are leased.
+    slots: BTreeMap<u64, usize>,
+    /// Containers that have their code, and those that a user found unfit.
+    initialized: BTreeSet<u64>,
+    unfit: BTreeSet<u64>,
     pausing: Vec<(ActionId, Idle<u64>)>,
     resuming: Vec<(ActionId, Idle<u64>)>,
     /// Number and bytes.
@@ -69,16 +77,18 @@ struct World {
     /// Containers created so far and not destroyed, and their bytes.
     alive: BTreeMap<u64, u64>,
     served: usize,
+    /// Leases of containers that others used, too.
+    shared: usize,
     evicted: usize,
 }
 
 impl World {
     fn new(setup: &Setup) -> Self {
         let name = |text: &str| EntityName::new(text).expect("a legal name");
-        let needs = setup.action_mb.iter().enumerate().map(|(index, memory_mb)| {
+        let needs = setup.actions.iter().enumerate().map(|(index, (memory_mb, slots))| {
             let action = FullyQualifiedName::new(EntityPath::namespace(name("ns")), name(&format!("a{index}")));
             let key = PoolKey { namespace: name("guest"), action, revision: Revision(1) };
-            Need { key, kind: "nodejs:20".into(), image: None, memory: ByteSize::mib(*memory_mb) }
+            Need { key, kind: "nodejs:20".into(), image: None, memory: ByteSize::mib(*memory_mb), slots: *slots }
         });
         let ttl = Duration::from_secs(20);
         let reactive =
@@ -100,6 +110,9 @@ impl World {
             creating: Vec::new(),
             cells: Vec::new(),
             leases: Vec::new(),
+            slots: BTreeMap::new(),
+            initialized: BTreeSet::new(),
+            unfit: BTreeSet::new(),
             pausing: Vec::new(),
             resuming: Vec::new(),
             destroying: Vec::new(),
@@ -107,6 +120,7 @@ impl World {
             next_waiter: 0,
             alive: BTreeMap::new(),
             served: 0,
+            shared: 0,
             evicted: 0,
         };
         let effects = world.state.open();
@@ -121,8 +135,7 @@ impl World {
                     let index = self.waiting.remove(&reply).expect("a waiter is answered once");
                     assert_eq!(held.bytes, self.needs[index].memory.bytes());
                     assert_eq!(self.alive.get(&held.container), Some(&held.bytes), "a living container is handed over");
-                    self.served += 1;
-                    self.leases.push((action, held));
+                    self.lease(index, action, held);
                 }
                 Effect::Refuse { reply, .. } => {
                     self.waiting.remove(&reply).expect("a waiter is answered once");
@@ -152,14 +165,45 @@ impl World {
         if self.random.random_bool(0.7)
             && let Some((action, held)) = self.state.take_warm(&need.key)
         {
-            self.served += 1;
-            return self.leases.push((action, held));
+            return self.lease(index, action, held);
         }
         let waiter = self.next_waiter;
         self.next_waiter += 1;
         self.waiting.insert(waiter, index);
         let effects = self.state.acquire(need, WaiterId(waiter), waiter, self.now);
         self.take_in(effects);
+    }
+
+    fn lease(&mut self, index: usize, action: ActionId, held: Held<u64>) {
+        let slots = self.needs[index].slots;
+        let container = held.container;
+        let others = self.leases.iter().filter(|(_, other)| other.container == container).count();
+        assert!(others < slots, "{others} are in it and {slots} may be");
+        assert!(others == 0 || self.initialized.contains(&container), "it is being initialized for another");
+        assert!(!self.unfit.contains(&container), "it takes nobody any more");
+        assert_eq!(held.start == StartKind::Warm, self.initialized.contains(&container), "{held:?}");
+        self.shared += usize::from(others > 0);
+        self.served += 1;
+        self.slots.insert(container, slots);
+        self.leases.push((action, held));
+    }
+
+    /// A lease's `/init` succeeds.
+    fn initialize(&mut self) {
+        let new = |(_, held): &(ActionId, Held<u64>)| !self.initialized.contains(&held.container);
+        if let Some(at) = self.leases.iter().position(new) {
+            self.initialize_at(at);
+        }
+    }
+
+    fn initialize_at(&mut self, at: usize) {
+        let (action, held) = &self.leases[at];
+        let (action, container) = (*action, held.container);
+        if self.initialized.insert(container) && self.slots[&container] > 1 {
+            let held = Held { id: held.id, bytes: held.bytes, start: held.start, container };
+            let effects = self.state.opened(action, held);
+            self.take_in(effects);
+        }
     }
 
     fn cancel(&mut self) {
@@ -173,11 +217,20 @@ impl World {
 
     fn end_lease(&mut self, well: bool) {
         let Some(at) = Self::pick(&mut self.random, &self.leases) else { return };
+        let held = &self.leases[at].1;
+        let used = held.start != StartKind::Warm && self.initialized.contains(&held.container);
+        let unused = !used && self.random.random_bool(0.1);
+        if well && !unused {
+            self.initialize_at(at);
+        }
         let (action, held) = self.leases.swap_remove(at);
-        let effects = match (well, self.random.random_bool(0.1)) {
+        let effects = match (well, unused) {
             (true, true) => self.state.hand_back(action, held, self.now),
             (true, false) => self.state.give_back(action, held, self.now),
-            (false, _) => self.state.discard(action, held),
+            (false, _) => {
+                self.unfit.insert(held.container);
+                self.state.discard(action, held)
+            }
         };
         self.take_in(effects);
     }
@@ -260,7 +313,8 @@ impl World {
         match self.random.random_range(0..100) {
             0..35 => self.acquire(),
             35..39 => self.cancel(),
-            39..65 => self.end_lease(true),
+            39..42 => self.initialize(),
+            42..65 => self.end_lease(true),
             65..69 => self.end_lease(false),
             69..80 => self.end_creation(true),
             80..82 => self.end_creation(false),
@@ -297,18 +351,28 @@ impl World {
             for idle in action.idle.iter().chain(paused) {
                 idle_bytes += idle.held.bytes;
                 assert!(places.insert(idle.held.container), "one place");
+                assert!(!self.unfit.contains(&idle.held.container), "what is unfit is destroyed");
             }
-            assert!(action.admitted <= action.coming(), "a promise is backed by a container on its way");
+            assert!(action.admitted <= action.room_coming(), "a promise is backed by room on its way");
             assert!(action.admitted <= action.waiters.len());
-            assert!(action.queued == 0 || action.coming() == action.admitted, "no start in excess is begun");
-            assert!(action.admitted == 0 || action.idle.is_empty(), "an idle one goes to who has a promise");
+            let without_one = action.room_coming() - action.need.slots.min(action.room_coming());
+            assert!(action.queued == 0 || without_one < action.admitted, "no start in excess is begun");
+            let room = !action.idle.is_empty() || action.has_room();
+            assert!(action.admitted == 0 || !room, "what is free goes to who has a promise");
+            for shared in &action.shared {
+                let users = self.leases.iter().filter(|(_, held)| held.container == shared.held.container).count();
+                assert_eq!((users, users > 0), (shared.users, true), "who is in it");
+                let (unfit, new) = (&self.unfit, !self.initialized.contains(&shared.held.container));
+                assert_eq!(shared.door == Door::Condemned, unfit.contains(&shared.held.container));
+                assert!(shared.door == Door::Condemned || (shared.door == Door::Closed) == new);
+            }
         }
         assert_eq!(committed, being_created + living + queued_bytes, "what is meant to live");
         assert_eq!(evictable, idle_bytes);
         assert_eq!(waiters, self.waiting.len(), "nobody is forgotten");
         assert_eq!(self.state.buffer.len(), waiters - admitted, "who has no promise has a ticket");
-        let elsewhere = self.leases.iter().map(|(_, held)| held.container);
-        let elsewhere = elsewhere.chain(self.pausing.iter().map(|(_, idle)| idle.held.container));
+        let leased: BTreeSet<u64> = self.leases.iter().map(|(_, held)| held.container).collect();
+        let elsewhere = leased.into_iter().chain(self.pausing.iter().map(|(_, idle)| idle.held.container));
         let elsewhere = elsewhere.chain(self.resuming.iter().map(|(_, idle)| idle.held.container));
         for container in elsewhere {
             assert!(places.insert(container), "one place");
@@ -320,7 +384,8 @@ impl World {
         if let Some((_, id)) = self.state.buffer.head() {
             let action = self.state.actions.get(id);
             assert!(action.idle.is_empty() && action.paused.is_empty() && action.pausing == action.pausing_claimed);
-            assert_eq!(action.coming(), action.admitted);
+            assert!(!action.has_room());
+            assert_eq!(action.room_coming(), action.admitted);
             let bytes = action.bytes();
             assert!(!self.state.memory.fits_by_evicting(bytes));
         }
@@ -398,12 +463,12 @@ proptest! {
 /// The random histories must reach the corners, or the properties say little.
 #[test]
 fn histories_reach_evictions_queues_and_service() {
-    let action_mb = vec![128, 256, 256, 512];
+    let actions = vec![(128, 1), (256, 3), (256, 1), (512, 2)];
     let setup = Setup {
         seed: 7,
         steps: 5000,
         memory_mb: 1024,
-        action_mb,
+        actions,
         run_buffer: 20,
         creations: 3,
         cells: 1,
@@ -417,6 +482,7 @@ fn histories_reach_evictions_queues_and_service() {
         queued += usize::from(!world.state.buffer.is_empty());
     }
     assert!(world.served > 300, "{} served", world.served);
+    assert!(world.shared > 50, "{} came to others", world.shared);
     assert!(world.evicted > 50, "{} evicted", world.evicted);
     assert!(queued > 500, "{queued} steps with a queue");
 }
@@ -425,12 +491,12 @@ fn histories_reach_evictions_queues_and_service() {
 #[test]
 fn admission_is_first_come_first_served() {
     for seed in 0..200 {
-        let action_mb = vec![128, 256, 512];
+        let actions = vec![(128, 1), (256, 2), (512, 3)];
         let setup = Setup {
             seed,
             steps: 300,
             memory_mb: 700,
-            action_mb,
+            actions,
             run_buffer: 50,
             creations: 4,
             cells: 0,
@@ -440,9 +506,10 @@ fn admission_is_first_come_first_served() {
         let mut world = World::new(&setup);
         let mut highest_admitted = None;
         for _ in 0..setup.steps {
-            match world.random.random_range(0..4) {
+            match world.random.random_range(0..5) {
                 0 => world.acquire(),
                 1 => world.end_lease(true),
+                4 => world.initialize(),
                 2 => world.end_creation(true),
                 _ => world.end_destruction(),
             }

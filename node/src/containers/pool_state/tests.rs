@@ -16,7 +16,7 @@ fn need(action: &str, memory_mb: u64) -> Need {
     let name = |text: &str| EntityName::new(text).expect("a legal name");
     let action = FullyQualifiedName::new(EntityPath::namespace(name("ns")), name(action));
     let key = PoolKey { namespace: name("guest"), action, revision: Revision(1) };
-    Need { key, kind: "nodejs:20".into(), image: None, memory: ByteSize::mib(memory_mb) }
+    Need { key, kind: "nodejs:20".into(), image: None, memory: ByteSize::mib(memory_mb), slots: 1 }
 }
 
 fn limits(memory_mb: u64) -> Limits {
@@ -117,6 +117,21 @@ impl Node {
         let at = self.leases.iter().position(|lease| lease.0 == waiter).expect("it has a lease");
         let (_, action, held) = self.leases.remove(at);
         let effects = self.state.give_back(action, held, self.now);
+        self.did(effects);
+    }
+
+    /// Its `/init` succeeds.
+    fn initialized(&mut self, waiter: u32) {
+        let (_, action, held) = self.leases.iter().find(|lease| lease.0 == waiter).expect("it has a lease");
+        let held = Held { ..*held };
+        let effects = self.state.opened(*action, held);
+        self.did(effects);
+    }
+
+    fn discard(&mut self, waiter: u32) {
+        let at = self.leases.iter().position(|lease| lease.0 == waiter).expect("it has a lease");
+        let (_, action, held) = self.leases.remove(at);
+        let effects = self.state.discard(action, held);
         self.did(effects);
     }
 
@@ -493,4 +508,84 @@ fn discarded_containers_free_their_memory_when_destroyed() {
     assert_eq!(node.log(), ["start 0 for a", "1 gets 0 Cold", "destroy 0"]);
     node.end_destructions();
     assert_eq!(node.log(), ["start 1 for a"]);
+}
+
+#[test]
+fn as_many_as_an_action_allows_share_a_container_once_it_is_initialized() {
+    let a = Need { slots: 3, ..need("a", 100) };
+    let mut node = Node::new(state(1000));
+    for _ in 0..4 {
+        node.acquire(&a);
+    }
+    assert_eq!(node.log(), ["start 0 for a", "start 1 for a"], "three fit into the first");
+    node.started();
+    assert_eq!(node.log(), ["1 gets 0 Cold"]);
+    node.initialized(1);
+    assert_eq!(node.log(), ["2 gets 0 Warm", "3 gets 0 Warm"]);
+    assert_eq!(node.state.memory().committed(), 200 << 20, "memory is the containers', not the activations'");
+    node.give_back(2);
+    assert_eq!(node.log(), ["4 gets 0 Warm"], "room for the next is room of the first who waits");
+    node.started();
+    assert!(node.log().is_empty(), "the second is idle: nobody needs it any more");
+    let report = node.state.report();
+    assert_eq!((report.actions[0].busy, report.actions[0].idle, node.state.in_use().0), (1, 1, 3));
+    assert_eq!(report.memory_idle, 100 << 20);
+
+    // The fullest first, so that others become idle.
+    assert!(node.state.take_warm(&a.key).is_some_and(|(_, held)| held.id == ContainerId(1)));
+    node.give_back(1);
+    assert!(node.state.take_warm(&a.key).is_some_and(|(_, held)| held.id == ContainerId(0)));
+    assert!(node.state.take_warm(&a.key).is_none(), "the one is full, the other without its code");
+}
+
+#[test]
+fn an_initialization_that_fails_sends_who_waited_for_it_elsewhere() {
+    let a = Need { slots: 2, ..need("a", 100) };
+    let mut node = Node::new(state(1000));
+    node.acquire(&a);
+    node.started();
+    node.acquire(&a);
+    assert_eq!(node.log(), ["start 0 for a", "1 gets 0 Cold"], "the second waits for the first one's");
+    node.discard(1);
+    assert_eq!(node.log(), ["destroy 0", "start 1 for a"]);
+    node.started();
+    assert_eq!(node.log(), ["2 gets 1 Cold"]);
+}
+
+#[test]
+fn a_container_that_one_found_unfit_takes_nobody_and_ends_with_its_last() {
+    let a = Need { slots: 3, ..need("a", 100) };
+    let mut node = Node::new(state(200));
+    for _ in 0..3 {
+        node.acquire(&a);
+    }
+    node.started();
+    node.initialized(1);
+    node.log();
+    node.discard(2);
+    assert!(node.log().is_empty(), "two are still in it");
+    assert!(node.state.take_warm(&a.key).is_none());
+    node.acquire(&a);
+    node.started();
+    assert_eq!(node.log(), ["start 1 for a", "4 gets 1 Cold"]);
+    node.give_back(1);
+    assert!(node.log().is_empty());
+    node.give_back(3);
+    assert_eq!(node.log(), ["destroy 0"], "though the last found nothing wrong with it");
+}
+
+#[test]
+fn a_creation_that_fails_fails_one_and_lets_the_others_try_again() {
+    let a = Need { slots: 3, ..need("a", 100) };
+    let mut node = Node::new(state(100));
+    for _ in 0..3 {
+        node.acquire(&a);
+    }
+    let (action, _, _) = node.starting.remove(0);
+    let effects = node.state.start_failed(action, "broken");
+    node.did(effects);
+    assert_eq!(node.log(), ["start 0 for a", "1 refused Create(\"broken\")", "start 1 for a"]);
+    node.started();
+    node.initialized(2);
+    assert_eq!(node.log(), ["2 gets 1 Cold", "3 gets 1 Warm"]);
 }

@@ -182,6 +182,10 @@ impl Container for DockerContainer {
         Ok(Connection::Tcp(connected?.into_std()?))
     }
 
+    async fn connect_beside(&mut self) -> io::Result<Connection> {
+        self.connect().await
+    }
+
     async fn drain_logs(&mut self) -> Infallible {
         self.logs.drain().await
     }

@@ -1,12 +1,12 @@
 //! One container: a sandbox, a socket and two pipes.
 
-use std::{convert::Infallible, io, os::unix::net::UnixStream, time::Duration};
+use std::{convert::Infallible, io, time::Duration};
 
 use async_trait::async_trait;
 use protocol::messages;
 use tokio::time::Instant;
 
-use super::output::Output;
+use super::{door::Door, output::Output};
 use crate::{
     activations::logs::Stream,
     containers::backend::{CollectedLogs, Connection, Container, LogRequest, Loss, sandbox::Sandbox},
@@ -22,7 +22,7 @@ const REASON_POLL: Duration = Duration::from_millis(5);
 pub(super) struct ProcessContainer {
     name: String,
     sandbox: Sandbox,
-    connection: UnixStream,
+    door: Door,
     output: Output,
     /// One process is both the action and what OpenWhisk has as a proxy beside it.
     is_its_own_proxy: bool,
@@ -30,8 +30,8 @@ pub(super) struct ProcessContainer {
 }
 
 impl ProcessContainer {
-    pub fn new(name: String, sandbox: Sandbox, connection: UnixStream, output: Output, is_its_own_proxy: bool) -> Self {
-        Self { name, sandbox, connection, output, is_its_own_proxy, paused: false }
+    pub fn new(name: String, sandbox: Sandbox, door: Door, output: Output, is_its_own_proxy: bool) -> Self {
+        Self { name, sandbox, door, output, is_its_own_proxy, paused: false }
     }
 
     async fn killed_for_memory(&mut self) -> bool {
@@ -56,9 +56,19 @@ impl Container for ProcessContainer {
         &self.name
     }
 
-    /// A copy of the one connection there is: closing the copy does not end it, and it survives pauses.
     async fn connect(&mut self) -> io::Result<Connection> {
-        self.connection.try_clone().map(Connection::Unix)
+        self.door.connect().map(Connection::Unix)
+    }
+
+    async fn connect_beside(&mut self) -> io::Result<Connection> {
+        match &self.door {
+            Door::Pair(_) => Err(io::ErrorKind::Unsupported.into()),
+            Door::Listener { .. } => self.connect().await,
+        }
+    }
+
+    async fn discard_logs(&mut self) -> Infallible {
+        self.output.discard().await
     }
 
     async fn drain_logs(&mut self) -> Infallible {

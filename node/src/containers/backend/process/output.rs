@@ -78,6 +78,19 @@ impl Output {
         }
     }
 
+    /// Reads whatever comes and forgets it, for ever. Cancel safe.
+    pub async fn discard(&mut self) -> Infallible {
+        let nothing = LogRequest { limit: ByteSize(0), wait_for_sentinels: false, developer_error: false };
+        loop {
+            self.read_available();
+            self.logs.collect(nothing, false, clock::now());
+            if self.readable().await.is_err() {
+                // As in `drain`; a container whose output nobody takes stands still when its pipes are full.
+                std::future::pending::<Infallible>().await;
+            }
+        }
+    }
+
     /// Ends the activation: everything that is there, and as long as `request` wants it, what is still missing.
     pub async fn collect(&mut self, request: LogRequest) -> CollectedLogs {
         self.read_available();
