@@ -34,6 +34,8 @@ const MEMORY: &str = "64GB";
 pub enum Backend {
     /// Sandboxed processes: the whole product.
     Process,
+    /// Docker containers.
+    Docker,
     /// Answers made up inside the node: the platform without a runtime.
     Simulated,
 }
@@ -43,6 +45,7 @@ impl Backend {
     pub fn name(self) -> &'static str {
         match self {
             Backend::Process => "process",
+            Backend::Docker => "docker",
             Backend::Simulated => "simulated",
         }
     }
@@ -56,21 +59,26 @@ pub struct Setup {
     pub prewarm: Option<Vec<String>>,
     /// Accepted and unfinished activations that are allowed.
     pub backlog: u32,
+    /// Further lines of `[containers]`.
+    pub containers: String,
 }
 
 impl Setup {
     #[must_use]
     pub fn new(backend: Backend) -> Setup {
-        Setup { backend, prewarm: None, backlog: 1_000_000 }
+        Setup { backend, prewarm: None, backlog: 1_000_000, containers: String::new() }
     }
 
     fn to_toml(&self) -> String {
         let cells = |kinds: &Vec<String>| {
             let cells: Vec<String> = kinds.iter().map(|kind| format!("{{ kind = {kind:?} }}")).collect();
-            format!("[containers]\nprewarm = [{}]\n", cells.join(", "))
+            format!("prewarm = [{}]\n", cells.join(", "))
         };
-        let prewarm = self.prewarm.as_ref().map(cells).unwrap_or_default();
-        format!("{prewarm}\n[activations]\nbacklog = {}\n", self.backlog)
+        let mut containers = self.prewarm.as_ref().map(cells).unwrap_or_default() + &self.containers;
+        if !containers.is_empty() {
+            containers.insert_str(0, "[containers]\n");
+        }
+        format!("{containers}\n[activations]\nbacklog = {}\n", self.backlog)
     }
 }
 
@@ -152,6 +160,15 @@ impl Whisp {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.process.id()
+    }
+
+    /// The label that the node's Docker containers have.
+    ///
+    /// # Errors
+    /// If its folder cannot be read.
+    pub fn containers_label(&self) -> anyhow::Result<String> {
+        let data = self.folder.join("data").canonicalize()?;
+        Ok(format!("whisp.owner={}:{}", data.metadata()?.ino(), data.display()))
     }
 
     /// Bytes of the node's data on the disk.

@@ -28,7 +28,7 @@ use tokio::{
 struct Arguments {
     /// What to measure; everything if none is named
     questions: Vec<Question>,
-    /// A rough look: fewer and shorter rounds, at most a minute in all
+    /// A rough look: fewer and shorter rounds, under two minutes in all
     #[arg(long)]
     quick: bool,
     /// Only the floors: bare interpreters and the disk

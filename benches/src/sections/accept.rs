@@ -73,7 +73,7 @@ impl System {
         node.put_noop(ACTION, Runtime::Nodejs, "nodejs:default").await?;
         let target = Target::fixed(node.address(), node.accepted_invoke(ACTION), 202);
         let name = match backend {
-            Backend::Process => "whisp, run by nodejs",
+            Backend::Process | Backend::Docker => "whisp, run by nodejs",
             Backend::Simulated => "whisp, run by nobody",
         };
         let loads = CLIENTS.map(clients).into_iter().chain([format!("open {OPEN_RATE}/s")]);

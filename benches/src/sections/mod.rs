@@ -3,6 +3,7 @@
 
 mod accept;
 mod cold;
+mod docker;
 mod entities;
 mod history;
 mod memory;
@@ -25,6 +26,8 @@ pub enum Question {
     Warm,
     /// First invocations, cold and prewarmed, against the start of a bare interpreter
     Cold,
+    /// First and warm invocations in Docker containers, against making and calling a container by hand
+    Docker,
     /// 202s per second and their latency, against a synced append
     Accept,
     /// PUTs of actions per second, against a synced append
@@ -36,8 +39,15 @@ pub enum Question {
 }
 
 impl Question {
-    pub const ALL: [Question; 6] =
-        [Question::Warm, Question::Cold, Question::Accept, Question::Entities, Question::Memory, Question::History];
+    pub const ALL: [Question; 7] = [
+        Question::Warm,
+        Question::Cold,
+        Question::Docker,
+        Question::Accept,
+        Question::Entities,
+        Question::Memory,
+        Question::History,
+    ];
 
     /// # Errors
     /// If the section could not be measured.
@@ -45,6 +55,7 @@ impl Question {
         match self {
             Question::Warm => warm::measure(bench).await,
             Question::Cold => cold::measure(bench).await,
+            Question::Docker => docker::measure(bench).await,
             Question::Accept => accept::measure(bench).await,
             Question::Entities => entities::measure(bench).await,
             Question::Memory => memory::measure(bench).await,

@@ -120,7 +120,7 @@ async fn warm_up(system: &System) -> anyhow::Result<()> {
 async fn invocation(node: &Whisp, backend: Backend, interpreter: &Interpreter, floor: usize) -> anyhow::Result<System> {
     let runtime = interpreter.runtime;
     let (name, budgeted) = match backend {
-        Backend::Process => (format!("whisp {}", runtime.name()), Some(runtime)),
+        Backend::Process | Backend::Docker => (format!("whisp {}", runtime.name()), Some(runtime)),
         Backend::Simulated => ("whisp without a runtime".to_owned(), None),
     };
     node.put_noop(runtime.name(), runtime, &interpreter.kind()).await?;
