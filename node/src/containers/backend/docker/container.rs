@@ -30,6 +30,9 @@ const PORT: u16 = 8080;
 /// For one attempt to connect: on the same machine it takes microseconds, if it does not fail.
 const CONNECT: Duration = Duration::from_secs(1);
 
+/// Between attempts where nobody listens yet.
+const CONNECT_POLL: Duration = Duration::from_millis(2);
+
 /// How long a container without code may take until it listens; then it waits unfrozen.
 const LISTEN: Duration = Duration::from_secs(10);
 
@@ -142,6 +145,21 @@ impl DockerContainer {
     }
 }
 
+/// Tries for a while, as most runtimes listen soon after their start. The engine is asked about each refusal that remains,
+/// which costs more than a hundred of these attempts.
+async fn connect_soon(address: SocketAddr) -> io::Result<TcpStream> {
+    let until = Instant::now() + CONNECT_RETRY;
+    loop {
+        let connected = time::timeout(CONNECT, TcpStream::connect(address)).await;
+        match connected.unwrap_or_else(|late| Err(late.into())) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < until => {
+                time::sleep(CONNECT_POLL).await;
+            }
+            connected => return connected,
+        }
+    }
+}
+
 impl State {
     fn of(found: ContainerInspectResponse, network: &str) -> Self {
         let state = found.state.unwrap_or_default();
@@ -171,8 +189,7 @@ impl Container for DockerContainer {
             self.thaw().await.map_err(|error| io::Error::new(io::ErrorKind::NotConnected, error))?;
         }
         let Some(address) = self.address() else { return Err(self.ended()) };
-        let connected =
-            time::timeout(CONNECT, TcpStream::connect(address)).await.unwrap_or_else(|late| Err(late.into()));
+        let connected = connect_soon(address).await;
         // If that cannot be told, the container is of no use, and nobody's fault but the platform's.
         let state = self.state().await.map_err(|error| io::Error::new(io::ErrorKind::NotConnected, error))?;
         if !state.running || state.incarnation != self.incarnation {
