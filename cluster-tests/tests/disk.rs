@@ -42,7 +42,7 @@ fn a_full_disk_that_nobody_watches_ends_the_node_and_loses_nothing_that_was_ackn
     );
 }
 
-/// Runs `test` with a stopped node whose data lies on a disk of 192 MB.
+/// Runs `test` with a stopped node whose data lies on a disk of 320 MB.
 fn on_a_small_disk(name: &str, config: &'static str, memory: &'static str, test: fn(&mut TestNode)) {
     if !is_root() {
         return skip(name, "only root may have a small disk of its own");
@@ -54,7 +54,7 @@ fn on_a_small_disk(name: &str, config: &'static str, memory: &'static str, test:
         let data = node.data_dir();
         let kept = data.with_file_name("kept");
         machine::run("cp", &["-a", &text(&data), &text(&kept)]);
-        mount("none", &data, "tmpfs", MountFlags::empty(), c"size=192m,mode=700").expect("a tmpfs can be mounted");
+        mount("none", &data, "tmpfs", MountFlags::empty(), c"size=320m,mode=700").expect("a tmpfs can be mounted");
         machine::run("cp", &["-a", &format!("{}/.", text(&kept)), &text(&data)]);
         test(&mut node);
         unmount(&data, UnmountFlags::empty()).expect("nobody uses it any more");

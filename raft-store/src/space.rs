@@ -5,7 +5,7 @@
 //! make a promise refuses (see the callers of [`Space::is_short`]). What was promised earlier goes on in the room that is
 //! left; soon nothing is written at all. Others may fill the disk to its last byte all the same. For then a file holds a
 //! reserve, which is given up when they do, and taken again once there is room: a node that is started on a full disk needs
-//! it to read its log.
+//! it to read its log. What is given up is for that and for what was promised, and for nothing new.
 
 use std::{
     convert::Infallible,
@@ -26,8 +26,8 @@ use tokio::sync::watch;
 
 /// Between two looks of nobody in particular. Who makes promises looks at once.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Bytes of the reserve, unless `min_free` is less: what is in a write-ahead log, which a start writes out.
-const RESERVE: u64 = 64 << 20;
+/// Bytes of the reserve: what is in a write-ahead log, which a start writes out, and half as much again.
+const RESERVE: u64 = 96 << 20;
 /// The file that holds them.
 const RESERVE_FILE: &str = "reserve";
 
@@ -45,7 +45,11 @@ struct Disk {
     dir: PathBuf,
     /// 0: it is never short.
     min_free: u64,
+    /// The reserve while it is there.
+    reserve: u64,
     free: AtomicU64,
+    /// The part of `free` that is for the reserve, which was given up.
+    owed: AtomicU64,
     short: watch::Sender<bool>,
 }
 
@@ -65,16 +69,16 @@ impl Space {
     /// # Errors
     /// If there is no thread for it, or the disk cannot be asked.
     pub(crate) fn watch(dir: &Path, min_free: u64) -> io::Result<Self> {
-        let disk = Disk { dir: dir.to_owned(), min_free, free: AtomicU64::new(0), short: watch::Sender::new(false) };
-        disk.look()?;
-        let disk = Arc::new(disk);
+        let disk = Arc::new(Disk::new(dir, min_free, RESERVE));
         if min_free == 0 {
             return Ok(Self { disk, running: None, watcher: None });
         }
-        let mut reserve = disk.found_reserve();
-        if disk.free.load(Ordering::Relaxed) < disk.reserve_bytes() {
+        let mut reserve = disk.found();
+        disk.look()?;
+        if disk.free.load(Ordering::Relaxed) < disk.reserve {
             reserve = disk.give(reserve);
         }
+        disk.look()?;
         let (running, ends) = mpsc::channel();
         let watcher = thread::Builder::new().name("disk-watch".to_owned()).spawn({
             let disk = Arc::clone(&disk);
@@ -133,15 +137,19 @@ impl Drop for Space {
 }
 
 impl Disk {
+    fn new(dir: &Path, min_free: u64, reserve: u64) -> Self {
+        let (free, owed, short) = (AtomicU64::new(0), AtomicU64::new(0), watch::Sender::new(false));
+        Self { dir: dir.to_owned(), min_free, reserve, free, owed, short }
+    }
+
     /// Returns whether it is short.
     fn look(&self) -> io::Result<bool> {
         let stat = statvfs(&self.dir)?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         self.free.store(free, Ordering::Relaxed);
         self.short.send_if_modified(|short| {
-            // A little more to begin again than to stop, so that it does not go to and fro.
-            let needed = if *short { self.min_free + self.min_free / 8 } else { self.min_free };
-            let is_short = free < needed;
+            let needed = if *short { self.enough() } else { self.min_free };
+            let is_short = free.saturating_sub(self.owed.load(Ordering::Relaxed)) < needed;
             let changed = *short != is_short;
             *short = is_short;
             if changed && is_short {
@@ -158,8 +166,9 @@ impl Disk {
         Ok(*self.short.borrow())
     }
 
-    fn reserve_bytes(&self) -> u64 {
-        self.min_free.min(RESERVE)
+    /// A little more to begin again than to stop, so that it does not go to and fro.
+    fn enough(&self) -> u64 {
+        self.min_free + self.min_free / 8
     }
 
     fn reserve_file(&self) -> PathBuf {
@@ -167,20 +176,20 @@ impl Disk {
     }
 
     /// What an earlier process left. A part of a reserve is none.
-    fn found_reserve(&self) -> Reserve {
+    fn found(&self) -> Reserve {
         match fs::metadata(self.reserve_file()) {
-            Ok(found) if found.len() == self.reserve_bytes() => Reserve::Held,
+            Ok(found) if found.len() == self.reserve => Reserve::Held,
             Ok(_) => self.give(Reserve::Held),
-            Err(_) => Reserve::Given,
+            Err(_) => self.now(Reserve::Given),
         }
     }
 
     /// Gives up or takes the reserve, as there is room.
     fn keep(&self, reserve: Reserve) -> Reserve {
-        let (free, bytes) = (self.free.load(Ordering::Relaxed), self.reserve_bytes());
+        let free = self.free.load(Ordering::Relaxed);
         match reserve {
-            Reserve::Held if free < bytes / 2 => self.give(reserve),
-            Reserve::Given if free >= self.min_free + self.min_free / 8 + bytes => self.take(bytes),
+            Reserve::Held if free < self.reserve.min(self.min_free) / 2 => self.give(reserve),
+            Reserve::Given if free >= self.reserve + self.enough() => self.take(),
             _ => reserve,
         }
     }
@@ -192,26 +201,32 @@ impl Disk {
         match fs::remove_file(self.reserve_file()) {
             Ok(()) => {
                 tracing::info!("the reserve of disk space is given up");
-                Reserve::Given
+                self.now(Reserve::Given)
             }
             Err(error) => {
                 tracing::error!(%error, "the reserve of disk space cannot be given up");
-                Reserve::Impossible
+                self.now(Reserve::Impossible)
             }
         }
     }
 
-    fn take(&self, bytes: u64) -> Reserve {
+    fn take(&self) -> Reserve {
         let path = self.reserve_file();
-        let taken = File::create(&path).and_then(|file| Ok(fallocate(file, FallocateFlags::empty(), 0, bytes)?));
-        let Err(error) = taken else { return Reserve::Held };
+        let taken = File::create(&path).and_then(|file| Ok(fallocate(file, FallocateFlags::empty(), 0, self.reserve)?));
+        let Err(error) = taken else { return self.now(Reserve::Held) };
         // Whatever it is of use for, a part of it is not.
         let _ = fs::remove_file(&path);
         if error.kind() == io::ErrorKind::StorageFull {
             return Reserve::Given;
         }
         tracing::warn!(%error, "no disk space can be reserved here: a node that is started on a full disk may not start");
-        Reserve::Impossible
+        self.now(Reserve::Impossible)
+    }
+
+    fn now(&self, reserve: Reserve) -> Reserve {
+        let owed = if reserve == Reserve::Given { self.reserve } else { 0 };
+        self.owed.store(owed, Ordering::Relaxed);
+        reserve
     }
 }
 
@@ -219,32 +234,39 @@ impl Disk {
 mod tests {
     use super::*;
 
-    /// A disk whose free bytes are what a test says.
-    fn disk(dir: &Path, min_free: u64, free: u64) -> Disk {
-        Disk { dir: dir.to_owned(), min_free, free: AtomicU64::new(free), short: watch::Sender::new(false) }
-    }
-
     #[test]
     fn a_reserve_is_taken_where_there_is_room_and_given_up_where_there_is_none() {
         const MIN: u64 = 1 << 20;
         let dir = tempfile::tempdir().expect("a folder");
-        let disk = disk(dir.path(), MIN, 2 * MIN);
+        let disk = Disk::new(dir.path(), MIN, 2 * MIN);
         let with = |free, reserve| {
             disk.free.store(free, Ordering::Relaxed);
             let reserve = disk.keep(reserve);
             assert_eq!(disk.reserve_file().exists(), reserve == Reserve::Held);
+            assert_eq!(disk.owed.load(Ordering::Relaxed), if reserve == Reserve::Held { 0 } else { 2 * MIN });
             reserve
         };
-        assert_eq!(disk.found_reserve(), Reserve::Given);
-        assert_eq!(with(2 * MIN, Reserve::Given), Reserve::Given, "it would make the disk short");
-        assert_eq!(with(3 * MIN, Reserve::Given), Reserve::Held);
-        assert_eq!(fs::metadata(disk.reserve_file()).expect("a file").len(), MIN);
+        assert_eq!(disk.found(), Reserve::Given);
+        assert_eq!(with(3 * MIN, Reserve::Given), Reserve::Given, "it would make the disk short");
+        assert_eq!(with(4 * MIN, Reserve::Given), Reserve::Held);
+        assert_eq!(fs::metadata(disk.reserve_file()).expect("a file").len(), 2 * MIN);
         assert_eq!(with(MIN / 2, Reserve::Held), Reserve::Held, "what was promised still has room");
-        assert_eq!(disk.found_reserve(), Reserve::Held, "by a later process");
+        assert_eq!(disk.found(), Reserve::Held, "by a later process");
         assert_eq!(with(MIN / 2 - 1, Reserve::Held), Reserve::Given);
         fs::write(disk.reserve_file(), b"a part").expect("a file");
-        assert_eq!(disk.found_reserve(), Reserve::Given);
+        assert_eq!(disk.found(), Reserve::Given);
         assert!(!disk.reserve_file().exists());
+    }
+
+    #[test]
+    fn room_that_was_reserved_is_for_nothing_new() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let disk = Disk::new(dir.path(), 1, u64::MAX / 2);
+        assert!(!disk.look().expect("a disk"), "there is more than a byte");
+        disk.now(Reserve::Given);
+        assert!(disk.look().expect("a disk"), "but not beyond what is owed");
+        disk.now(Reserve::Impossible);
+        assert!(!disk.look().expect("a disk"));
     }
 
     #[tokio::test]
@@ -253,14 +275,14 @@ mod tests {
         let space = Space::watch(dir.path(), 0).expect("a disk");
         assert!(!space.is_short() && space.free_bytes() > 0);
         space.room().await;
-        let space = Space::watch(dir.path(), u64::MAX / 2).expect("a disk");
+        let space = Space::watch(dir.path(), u64::MAX / 4).expect("a disk");
         assert!(space.is_short() && space.was_short());
     }
 
     #[tokio::test]
     async fn who_waits_for_room_goes_on_when_there_is_some() {
         let dir = tempfile::tempdir().expect("a folder");
-        let disk = Arc::new(disk(dir.path(), 1, 0));
+        let disk = Arc::new(Disk::new(dir.path(), 1, 0));
         disk.short.send_replace(true);
         let space = Space { disk: Arc::clone(&disk), running: None, watcher: None };
         let mut waiting = std::pin::pin!(space.room());
