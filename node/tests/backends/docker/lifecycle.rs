@@ -54,6 +54,42 @@ async fn a_container_is_created_with_openwhisks_arguments() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_operators_arguments_reach_the_engine() {
+    let Some(engine) = Engine::find("the_operators_arguments_reach_the_engine") else { return };
+    let image = Image::nodejs(engine);
+    let fixture = Fixture::with(engine, &[("nodejs:20", &image)], |config| {
+        for (flag, value) in [
+            ("add-host", "db=192.0.2.1"),
+            ("cap-drop", "MKNOD"),
+            ("env", "TEAM=x"),
+            ("init", ""),
+            ("label", "team=x"),
+            ("security-opt", "no-new-privileges"),
+            ("shm-size", "32m"),
+            ("tmpfs", "/scratch:rw,size=1m"),
+            ("ulimit", "nofile=2048"),
+        ] {
+            config.extra_args.insert(flag.to_owned(), vec![value.to_owned()]);
+        }
+    })
+    .await;
+    let code = "const fs = require('fs')
+        main = () => ({ hosts: fs.readFileSync('/etc/hosts', 'utf8').includes('db'), team: process.env.TEAM,
+                        scratch: fs.existsSync('/scratch') })";
+    let mut running = Running::connect(fixture.create("nodejs:20", None).await.expect("a container")).await;
+    assert_eq!(running.init(&(code.to_owned(), false), LONG).await, InitVerdict::Initialized);
+    assert_eq!(running.run(json!({})).await.result(), json!({"hosts": true, "team": "x", "scratch": true}));
+    let found = fixture.state(&*running.container);
+    let host = &found["HostConfig"];
+    assert_eq!((&host["ShmSize"], &host["Init"]), (&json!(32 << 20), &json!(true)));
+    assert_eq!(host["Ulimits"], json!([{"Name": "nofile", "Hard": 2048, "Soft": 2048}]));
+    assert!(host["CapDrop"].to_string().contains("MKNOD") && host["SecurityOpt"].to_string().contains("privileges"));
+    assert_eq!(found["Config"]["Labels"]["team"], "x");
+    running.destroy().await;
+    fixture.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stem_cell_waits_frozen() {
     let Some(engine) = Engine::find("a_stem_cell_waits_frozen") else { return };
     let image = Image::nodejs(engine);
