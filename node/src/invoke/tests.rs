@@ -255,7 +255,8 @@ async fn accepted_work_runs_only_if_its_start_is_granted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopping_node_starts_no_containers_for_what_stays_in_its_shard() {
     let rig = Rig::start(1).await;
-    let slow = rig.action("slow", 500).await;
+    // Longer than what follows takes on a busy machine.
+    let slow = rig.action("slow", 3000).await;
     rig.accept(&slow).await.expect("it is accepted");
     rig.until("the container to be busy", async |rig| rig.backend.runs() == 1).await;
     let mut waiting = 0;
