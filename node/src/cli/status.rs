@@ -21,8 +21,9 @@ fn render(status: &Status) -> String {
     let disk = &status.disk;
     lines.add("data", format!("{}, {} free", status.data_dir.display(), mib(disk.free_bytes)));
     if disk.is_short {
-        let text = "the disk is almost full: nothing new is written or accepted while less than";
-        lines.add("WARNING", format!("{text} {} are free", mib(disk.min_free_bytes)));
+        let wanted = format!("{} and what is reserved for a start", mib(disk.min_free_bytes));
+        let text = "the disk is almost full: nothing new is written or accepted until more than";
+        lines.add("WARNING", format!("{text} {wanted} are free"));
     }
     lines.add("cluster", status.cluster_id.clone());
     if let Some(bytes) = status.resident_bytes {
@@ -168,7 +169,7 @@ node        here (id 1), whisp 0.1.0, process 7, dev: everybody knows the guest 
 up          1 h 2 min
 API         http://127.0.0.1:3233/api/v1
 data        whisp-data, 100 MB free
-WARNING     the disk is almost full: nothing new is written or accepted while less than 256 MB are free
+WARNING     the disk is almost full: nothing new is written or accepted until more than 256 MB and what is reserved for a start are free
 cluster     c
 memory      50 MB for the node itself
 back end    process: nodejs:20 python:3.11
