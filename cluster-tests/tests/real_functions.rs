@@ -164,7 +164,8 @@ fn programs_compiled_from_c_rust_and_go_run_as_exec() {
 
 #[test]
 fn source_that_nothing_here_compiles_is_refused_when_it_comes() {
-    let api = shared().api();
+    let node = shared();
+    let api = node.api();
     for (kind, source) in [("go:default", "package main"), ("rust:1.34", "fn main() {}"), ("swift:5.7", "func main()")]
     {
         let reply = api.put("/actions/source", &json!({ "exec": { "kind": kind, "code": source } }));
