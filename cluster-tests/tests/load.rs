@@ -89,7 +89,7 @@ fn load() {
                         break;
                     }
                     // Each is called; a few are called all the time and most now and then, as in life.
-                    let skewed = random.random::<f64>().powi(30) * FUNCTIONS as f64;
+                    let skewed = random.random::<f64>().powi(60) * FUNCTIONS as f64;
                     let index = if invocation < FUNCTIONS { invocation } else { skewed as usize % FUNCTIONS };
                     let n = random.random_range(0..1000);
                     let url = format!("/actions/function{index}?blocking=true&result=true");
