@@ -141,13 +141,13 @@ impl Client {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
     }
 
-    /// Waits until a line of the metrics begins with `line`.
+    /// Waits until the metrics have `line`.
     #[track_caller]
     pub fn until_metrics_have(&self, line: &str) {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             let metrics = self.get("/metrics").body;
-            if metrics.lines().any(|told| told.starts_with(line)) {
+            if metrics.lines().any(|told| told == line) {
                 return;
             }
             assert!(Instant::now() < deadline, "no {line} in {metrics}");
