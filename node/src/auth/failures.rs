@@ -11,10 +11,13 @@ use parking_lot::Mutex;
 
 /// Addresses watched at once; beyond that no further failure is answered in detail.
 const MAX_ADDRESSES: usize = 4096;
-/// Counters of one address that its credentials' uuids are spread over.
+/// Counters of one address that its credentials' uuids are spread over, in each of [`ROWS`].
 const BUCKETS: usize = 64;
+/// A uuid has a counter in each row, and what all of them have come to is the most it can have failed (a count-min
+/// sketch): one that never failed shares both counters with one that did once in 4096 times.
+const ROWS: usize = 2;
 
-/// Counts failures per wall-clock minute, in bounded memory (4096 addresses of 256 bytes).
+/// Counts failures per wall-clock minute, in bounded memory (4096 addresses of 512 bytes).
 ///
 /// Guessing the key of one uuid is cut off after the bound, even if the next guess is right; so is trying many uuids,
 /// as every further failure gets the same refusal. A caller behind the same address whose own credentials did not fail
@@ -31,7 +34,7 @@ pub(super) struct FailedLogins {
 struct Failures {
     minute: u64,
     all: u32,
-    by_uuid: Box<[u32; BUCKETS]>,
+    by_uuid: Box<[[u32; BUCKETS]; ROWS]>,
 }
 
 impl FailedLogins {
@@ -46,7 +49,9 @@ impl FailedLogins {
         }
         let table = self.table.lock();
         let failures = table.get(&network(source)).filter(|failures| failures.minute == minute(now_ms));
-        failures.is_some_and(|failures| failures.by_uuid[self.bucket(uuid)] >= self.bound)
+        failures.is_some_and(|failures| {
+            self.buckets(uuid).zip(&*failures.by_uuid).all(|(bucket, row)| row[bucket] >= self.bound)
+        })
     }
 
     /// Counts a failure. True if there were too many already, and the caller is told only that.
@@ -54,28 +59,32 @@ impl FailedLogins {
         if self.bound == 0 {
             return false;
         }
-        let (source, minute, bucket) = (network(source), minute(now_ms), self.bucket(uuid));
+        let (source, minute) = (network(source), minute(now_ms));
         let mut table = self.table.lock();
         if table.len() >= MAX_ADDRESSES && !table.contains_key(&source) {
             table.retain(|_, failures| failures.minute == minute);
         }
         let full = table.len() >= MAX_ADDRESSES && !table.contains_key(&source);
         let refused = full || {
-            let new = || Failures { minute, all: 0, by_uuid: Box::new([0; BUCKETS]) };
+            let new = || Failures { minute, all: 0, by_uuid: Box::new([[0; BUCKETS]; ROWS]) };
             let failures = table.entry(source).or_insert_with(new);
             if failures.minute != minute {
                 *failures = new();
             }
             failures.all = failures.all.saturating_add(1);
-            failures.by_uuid[bucket] = failures.by_uuid[bucket].saturating_add(1);
+            for (bucket, row) in self.buckets(uuid).zip(&mut *failures.by_uuid) {
+                row[bucket] = row[bucket].saturating_add(1);
+            }
             failures.all > self.bound
         };
         self.watched.store(table.len(), Ordering::Relaxed);
         refused
     }
 
-    fn bucket(&self, uuid: &str) -> usize {
-        (self.hasher.hash_one(uuid) % BUCKETS as u64) as usize
+    /// One in each row.
+    fn buckets(&self, uuid: &str) -> impl Iterator<Item = usize> + use<> {
+        let hash = self.hasher.hash_one(uuid);
+        (0..ROWS as u32).map(move |row| ((hash >> (32 * row)) % BUCKETS as u64) as usize)
     }
 }
 
@@ -114,9 +123,18 @@ mod tests {
         let logins = FailedLogins::new(10);
         let refused = (0..20).filter(|n| logins.failed(HERE, &n.to_string(), 0)).count();
         assert_eq!(refused, 10);
-        let innocent = (0..200).find(|n| logins.bucket(&format!("innocent {n}")) != logins.bucket("0")).unwrap();
-        assert!(!logins.refuses(HERE, &format!("innocent {innocent}"), 0));
+        assert!(!logins.refuses(HERE, "innocent", 0));
         assert!(!logins.failed("192.0.2.1".parse().unwrap(), "0", 0), "another address is another matter");
+    }
+
+    #[test]
+    fn a_uuid_that_fails_shuts_out_hardly_any_other() {
+        let logins = FailedLogins::new(3);
+        (0..3).for_each(|_| assert!(!logins.failed(HERE, "culprit", 0)));
+        assert!(logins.refuses(HERE, "culprit", 0));
+        // One row alone would refuse 156 of them.
+        let refused = (0..10_000).filter(|n| logins.refuses(HERE, &format!("innocent {n}"), 0)).count();
+        assert!(refused < 30, "{refused}");
     }
 
     #[test]
